@@ -1,0 +1,1 @@
+"""modelworks: raw data in, working model out."""

@@ -1,0 +1,1 @@
+"""Raw data to batches: sources, cleaning, tokenizer, chat templates, packing, loading, retrieval."""

@@ -1,0 +1,1 @@
+"""What prepare does to documents: one file a step."""

@@ -1,0 +1,1 @@
+"""Suites, intervals and trivial baselines: what a model is worth."""

@@ -1,0 +1,1 @@
+"""One file for each evaluation, versioned, with per-item results."""

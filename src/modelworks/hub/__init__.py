@@ -1,0 +1,1 @@
+"""Hugging Face directories: opened, checked and saved; presets by name."""

@@ -1,0 +1,1 @@
+"""Generation: engine, sampling, streaming, answers checked against their passages."""

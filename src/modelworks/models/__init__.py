@@ -1,0 +1,1 @@
+"""Families: one file each assembles the stack, names its presets and maps Hugging Face names."""

@@ -1,0 +1,1 @@
+"""Recipes: named stages, artefacts keyed by digest, the runner, the report."""

@@ -1,0 +1,1 @@
+"""The HTTP door: OpenAI-compatible API, streaming, limits, metrics, the chat page."""

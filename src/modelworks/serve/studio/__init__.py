@@ -1,0 +1,1 @@
+"""The web page that serve shows: static files built from ui/."""

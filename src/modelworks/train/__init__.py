@@ -1,0 +1,1 @@
+"""The blind loop and what it needs: optimisers, schedules, hooks, checkpoints, the plan."""
