@@ -35,7 +35,7 @@ def floors() -> list[list[str]]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     contracts = project["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["id"] == "floors")
-    return [[name.strip() for name in layer.split("|")] for layer in layers]
+    return [[name.strip(" ()") for name in layer.split("|")] for layer in layers]
 
 
 def first_line(path: Path) -> str:
