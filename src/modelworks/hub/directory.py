@@ -1,0 +1,149 @@
+"""Model directories as Hugging Face lays them out: saved so that others open them, opened so that errors have names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from ..base import files, folders
+from ..base.config import Settings
+from ..base.errors import DamagedError, UserError, nearest
+from ..nn.transformer import Transformer
+from . import tensors
+from .presets import MODELS, family_module
+
+if TYPE_CHECKING:
+    from ..data.tokenizer import Tokenizer
+
+FACTS = "modelworks.json"
+
+
+@dataclass(slots=True)
+class Loaded:
+    """An opened model: weights, tokenizer if the folder has one, family, configuration, facts about its making."""
+
+    model: Transformer
+    tokenizer: Tokenizer | None
+    family: str
+    config: Settings
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def save(
+    folder: Path,
+    model: nn.Module,
+    family: str,
+    config: Settings,
+    tokenizer: Tokenizer | None = None,
+    facts: dict[str, Any] | None = None,
+    card: str | None = None,
+) -> None:
+    """Write a model into `folder`, which may exist: what `transformers` opens, our facts, and the card.
+
+    Weights keep their format (float32, bfloat16, float16). Sealing is the caller's (`files.new_directory`).
+    Raises FailureError when the disk is full or the model has tensors of no known name (an adapter's).
+    """
+    module = family_module(family)
+    weights = tensors.gather(model, module, config)
+    count = sum(weight.numel() for weight in weights.values())
+    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    stops = None
+    if tokenizer is not None:
+        ends |= {"eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.eos}
+        im_end = getattr(tokenizer, "im_end", None)
+        stops = tokenizer.eos if im_end is None else [tokenizer.eos, im_end]
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    settings = {"architectures": [module.HF_ARCHITECTURE]} | module.to_hf(config) | ends | {"dtype": dtype}
+    with files.disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    tensors.write(weights, folder)
+    files.write_json(folder / "config.json", settings)
+    files.write_json(folder / "generation_config.json", ends | {"eos_token_id": stops})
+    files.write_json(
+        folder / FACTS,
+        {"format": 1, "family": family, "parameters": count, "config": config.model_dump()} | (facts or {}),
+    )
+    files.write_text(folder / "README.md", card or _card(folder.name, module.HF_ARCHITECTURE, count))
+    if tokenizer is not None:
+        tokenizer.save(folder)
+
+
+def _card(name: str, architecture: str, count: int) -> str:
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags: [modelworks]\n---\n\n"
+        f"# {name}\n\n{architecture} with {count:,} parameters, made by modelworks. How it came about stands in "
+        f"`{FACTS}`.\n"
+    )
+
+
+def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+    """Open a model: a folder first, else a name on the Hugging Face hub (`Qwen/Qwen3-0.6B`).
+
+    The model is in evaluation mode, on `device`, its weights in `dtype` or as stored. No network is touched
+    when a folder was given. Raises UserError (no such model, not a family of ours, weights that do not fit
+    config.json, pickles), DamagedError (files cut short or changed), FailureError (the hub is out of reach).
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        from .remote import fetch
+
+        folder = fetch(str(name))
+    _verify(folder)
+    settings = files.read_json(folder / "config.json")
+    family, config = _config(settings, folder)
+    module = family_module(family)
+    with torch.device("meta"):
+        model = module.build(config)
+    tensors.read(model, module, config, folder, dtype)
+    facts = files.read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+    return Loaded(model.to(device).eval(), _tokenizer(folder, config), family, config, facts)
+
+
+def _verify(folder: Path) -> None:
+    """Check what will be read against the folder's manifest, where it has one. Raises DamagedError."""
+    if not files.is_complete(folder):
+        return
+    for name in ("config.json", FACTS, tensors.INDEX, "tokenizer.json", "tokenizer_config.json"):
+        if (folder / name).exists():
+            files.verify(folder, only=name)
+    for path in tensors.weight_files(folder):
+        files.verify(folder, only=path.name)
+
+
+def _config(settings: Any, folder: Path) -> tuple[str, Settings]:
+    """Family and configuration that a config.json means. Raises UserError, DamagedError."""
+    if not isinstance(settings, dict):
+        raise DamagedError(f"{folder / 'config.json'}: is not a mapping of settings; fetch or make the model again.")
+    ours = {family_module(family).HF_ARCHITECTURE: family for family in folders.names(MODELS)}
+    architecture = next(iter(settings.get("architectures") or []), None)
+    # Old configs lack the architecture but name the type, which is our family's name.
+    family = ours.get(architecture) if architecture else settings.get("model_type")
+    if family not in ours.values():
+        wanted = str(architecture or family)
+        raise UserError(f"{folder}: the architecture {wanted} is not supported{nearest(wanted, list(ours))}.")
+    try:
+        return family, family_module(family).from_hf(settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{folder / 'config.json'}: '{first['loc'][0]}': {first['msg']}.") from None
+
+
+def _tokenizer(folder: Path, config: Settings) -> Tokenizer | None:
+    """The folder's tokenizer, if it has one. Raises UserError when it has more words than the model."""
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    from ..data.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.load(folder)
+    words = getattr(config, "vocab_size")  # noqa: B009 - every family's Config has it
+    if tokenizer.vocab_size > words:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} words and the model {words}; "
+            "they do not belong together."
+        )
+    return tokenizer

@@ -1,0 +1,205 @@
+"""Tensors of a Hugging Face directory: read, checked by name and shape, written in shards. Only safetensors."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..base import files
+from ..base.config import Settings
+from ..base.errors import DamagedError, FailureError, UserError, nearest
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 4_000_000_000
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
+
+
+def gather(model: nn.Module, family: ModuleType, config: Settings) -> dict[str, Tensor]:
+    """The model's weights under their Hugging Face names and layout; a tied matrix stands once."""
+    parts: dict[str, list[Tensor]] = {}
+    weights = dict(model.named_parameters())
+    for ours, stored in family.hf_names(config).items():
+        weight = weights.pop(ours).detach()
+        parts.setdefault(stored.name, []).append(weight.t() if stored.transpose else weight)
+    if weights:
+        raise FailureError(f"{next(iter(weights))}: has no name in a Hugging Face file; merge adapters before saving.")
+    return {
+        name: (torch.cat(tensors, dim=-1) if len(tensors) > 1 else tensors[0]).contiguous()
+        for name, tensors in parts.items()
+    }
+
+
+def write(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
+    """Write model.safetensors, or shards with an index where it would be larger than `shard_bytes`.
+
+    Raises FailureError when the disk is full.
+    """
+    shards: list[dict[str, Tensor]] = [{}]
+    size = total = 0
+    for name, tensor in tensors.items():
+        if size and size + tensor.nbytes > shard_bytes:
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor.cpu()
+        size += tensor.nbytes
+        total += tensor.nbytes
+    if len(shards) == 1:
+        _save(shards[0], folder / WEIGHTS)
+        return
+    where = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        _save(shard, folder / file)
+        where |= dict.fromkeys(shard, file)
+    files.write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": where})
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    with files.disk_errors(path):
+        try:
+            save_file(tensors, path, metadata={"format": "pt"})
+        except SafetensorError as error:
+            if match := re.search(r"os error (\d+)", str(error)):
+                raise OSError(int(match[1]), str(error)) from error
+            raise
+        files.fsync(path)
+
+
+def read(model: nn.Module, family: ModuleType, config: Settings, folder: Path, dtype: torch.dtype | None) -> None:
+    """Give `model` (built on the meta device) the weights in `folder`, in `dtype` or as they are stored.
+
+    Raises UserError naming a tensor that is missing, unknown or of another shape, or a pickle file;
+    DamagedError when a file is cut short or is not what was written.
+    """
+    weights = dict(model.named_parameters())
+    names = family.hf_names(config)
+    with _opened(folder) as shelf:
+        found = _match(shelf, names.values(), family, folder)
+        _check_shapes(shelf, found, names, weights, folder)
+        if (head := _tied_copy(shelf, found, family, config)) is not None:
+            _check_copy(shelf, found[names["stem.tokens.weight"].name], head, folder)
+        fresh: dict[int, nn.Parameter] = {}
+        whole: dict[str, Tensor] = {}  # the tensor whose parts are being taken out
+        for ours, stored in names.items():
+            if stored.name not in whole:
+                whole = {stored.name: shelf.read(found[stored.name])}
+            tensor = whole[stored.name]
+            if stored.of > 1:
+                tensor = tensor.chunk(stored.of, dim=-1)[stored.part]
+            tensor = (tensor.t() if stored.transpose else tensor).contiguous()
+            fresh[id(weights[ours])] = nn.Parameter(tensor.to(dtype) if dtype else tensor)
+    for module in model.modules():
+        for name, weight in list(module.named_parameters(recurse=False)):
+            setattr(module, name, fresh[id(weight)])  # one object for both ends of a tie
+
+
+class _Shelf:
+    """All tensors of a directory, whichever file they are in: shapes at once, contents when asked."""
+
+    def __init__(self, handles: dict[str, object]) -> None:
+        self.handles = handles  # tensor name -> its open file
+
+    def shape(self, name: str) -> list[int]:
+        return list(self.handles[name].get_slice(name).get_shape())  # type: ignore[attr-defined]
+
+    def read(self, name: str) -> Tensor:
+        return self.handles[name].get_tensor(name)  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[_Shelf]:
+    """Open the safetensors files of `folder`. Raises UserError (none, or pickles only), DamagedError."""
+    with contextlib.ExitStack() as stack:
+        handles: dict[str, object] = {}
+        for path in weight_files(folder):
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt"))
+            except FileNotFoundError:
+                raise DamagedError(f"{path}: is missing, though {INDEX} lists it; fetch the model again.") from None
+            except (SafetensorError, OSError) as error:
+                raise DamagedError(
+                    f"{path}: is damaged ({error}); it was cut short or changed, fetch or make it again."
+                ) from None
+            handles |= dict.fromkeys(file.keys(), file)
+        yield _Shelf(handles)
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the weights. Raises UserError when there are none, or only pickles."""
+    if (folder / INDEX).is_file():
+        index = files.read_json(folder / INDEX)
+        if not isinstance(index, dict) or not isinstance(index.get("weight_map"), dict):
+            raise DamagedError(f"{folder / INDEX}: has no weight_map; fetch or make the model again.")
+        names = sorted({str(name) for name in index["weight_map"].values()})
+        if strange := [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]:
+            raise UserError(f"{folder / INDEX}: lists '{strange[0]}', which is no safetensors file of this folder.")
+        return [folder / name for name in names]
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles:
+        raise UserError(
+            f"{folder / pickles[0]}: pickle files can run code when opened and are refused; "
+            f"convert the weights to {WEIGHTS} where you trust them."
+        )
+    raise UserError(f"{folder}: there is no {WEIGHTS} in it; is it a model's folder?")
+
+
+def _match(shelf: _Shelf, names: Iterator, family: ModuleType, folder: Path) -> dict[str, str]:
+    """Wanted name -> name in the file; the family's prefix may be absent. Raises UserError for a missing tensor."""
+    found = {}
+    for stored in names:
+        short = stored.name.removeprefix(family.HF_PREFIX)
+        name = next((name for name in (stored.name, short) if name in shelf.handles), None)
+        if name is None:
+            raise UserError(
+                f"{folder}: the tensor '{stored.name}' is missing{nearest(stored.name, list(shelf.handles))}; "
+                "the weights and config.json do not belong together."
+            )
+        found[stored.name] = name
+    return found
+
+
+def _check_shapes(shelf, found, names, weights, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    """Raises UserError naming the first tensor whose shape differs, and the shape that config.json asks for."""
+    for ours, stored in names.items():
+        want = list(weights[ours].shape)
+        if stored.transpose:
+            want.reverse()
+        want[-1] *= stored.of
+        have = shelf.shape(found[stored.name])
+        if have != want:
+            raise UserError(
+                f"{folder}: the tensor '{stored.name}' has shape {have} and config.json asks for {want}; "
+                "the weights and config.json do not belong together."
+            )
+
+
+def _tied_copy(shelf: _Shelf, found: Mapping[str, str], family: ModuleType, config: Settings) -> str | None:
+    """The name of a tied head's superfluous copy, if the file has one. Raises UserError for a tensor not known."""
+    head = family.HF_NAMES["head.projection.weight"].name
+    extra = set(shelf.handles) - set(found.values())
+    extra = {name for name in extra if not any(re.fullmatch(pattern, name) for pattern in family.HF_IGNORED)}
+    copy = head if head in extra and getattr(config, "tie_word_embeddings", False) else None
+    extra.discard(copy or "")
+    if extra:
+        name = min(extra)
+        raise UserError(
+            f"the tensor '{name}' {shelf.shape(name)} is not one of this model's; "
+            f"it asks for something that our {family.__name__.rsplit('.', 1)[-1]} does not have."
+        )
+    return copy
+
+
+def _check_copy(shelf: _Shelf, embedding: str, head: str, folder: Path) -> None:
+    if not torch.equal(shelf.read(head), shelf.read(embedding)):
+        raise UserError(f"{folder}: '{head}' differs from '{embedding}', but config.json says that they are tied.")

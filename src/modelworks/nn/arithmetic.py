@@ -1,0 +1,97 @@
+"""Exact arithmetic of a decoder: parameters, FLOPs, bytes. Nothing is built; a `Shape` says it all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """What decides a decoder's size. Vectors are norm weights and biases, counted by the family."""
+
+    vocab_size: int
+    d_model: int
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_ff: int
+    feedforward_matrices: int
+    """3 with a gate, 2 without."""
+    tied: bool
+    vectors_per_layer: int
+    other_vectors: int
+    learned_positions: int = 0
+    """Rows of the position table, 0 without one."""
+
+
+def layer_matrices(shape: Shape) -> int:
+    """Matrix parameters of one block."""
+    attention = shape.d_model * shape.d_head * (2 * shape.n_heads + 2 * shape.n_kv_heads)
+    return attention + shape.feedforward_matrices * shape.d_model * shape.d_ff
+
+
+def parameters(shape: Shape) -> int:
+    """Number of parameters, a tied matrix counted once: exactly that of the built model."""
+    tables = shape.vocab_size * shape.d_model * (1 if shape.tied else 2) + shape.learned_positions * shape.d_model
+    return tables + shape.n_layers * (layer_matrices(shape) + shape.vectors_per_layer) + shape.other_vectors
+
+
+def forward_flops(shape: Shape, seq: int, causal: bool = True) -> float:
+    """Multiply-adds (2 FLOPs each) per token of a forward pass over `seq` tokens, attention and head included.
+
+    Matrices cost 2 a parameter and token; scores and mixing 2 * 2 * H * D a token seen, of which a causal
+    token sees (seq + 1) / 2 on average. Norms, activations and the softmax are left out (below 1 %).
+    """
+    matrices = shape.n_layers * layer_matrices(shape) + shape.vocab_size * shape.d_model
+    seen = (seq + 1) / 2 if causal else seq
+    return 2 * matrices + 4 * shape.n_layers * shape.n_heads * shape.d_head * seen
+
+
+def training_flops(shape: Shape, seq: int, causal: bool = True) -> float:
+    """FLOPs per token of forward and backward: three times the forward pass (Kaplan et al. 2020)."""
+    return 3 * forward_flops(shape, seq, causal)
+
+
+def decode_flops(shape: Shape, context: int) -> float:
+    """FLOPs to generate one token that sees `context` tokens, itself included, from the cache."""
+    matrices = shape.n_layers * layer_matrices(shape) + shape.vocab_size * shape.d_model
+    return 2 * matrices + 4 * shape.n_layers * shape.n_heads * shape.d_head * context
+
+
+def kv_bytes(shape: Shape, seq: int, batch: int = 1, width: int = 2) -> int:
+    """Bytes of the KV cache for `batch` rows of `seq` tokens in numbers of `width` bytes."""
+    return 2 * shape.n_layers * shape.n_kv_heads * shape.d_head * seq * batch * width
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes that training needs, by part."""
+
+    weights: int
+    gradients: int
+    optimiser: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.gradients + self.optimiser + self.activations
+
+
+def training_memory(shape: Shape, seq: int, rows: int, *, width: int = 2, states: int = 2) -> Memory:
+    """Bytes to train `rows` rows of `seq` tokens: float32 weights and gradients, `states` float32 numbers a
+    parameter in the optimiser (AdamW 2, Muon 1), activations in numbers of `width` bytes (bfloat16 2).
+
+    Activations are what the backward pass of our blocks keeps: per token and layer the float32 residual
+    stream before each norm (two), and in the compute format the inputs of all matrices, queries, keys,
+    values, their mixture and the gate's two factors.
+    """
+    count = parameters(shape)
+    heads, kv = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+    per_layer = 2 * 4 * shape.d_model + width * (
+        2 * shape.d_model + 2 * (heads + kv) + kv + heads + shape.feedforward_matrices * shape.d_ff
+    )
+    head = width * (shape.d_model + shape.vocab_size)
+    tokens = seq * rows
+    activations = tokens * (shape.n_layers * per_layer + 4 * shape.d_model + head)
+    return Memory(4 * count, 4 * count, 4 * states * count, activations)
