@@ -107,7 +107,7 @@ def readme_map() -> str:
 
 def readme(text: str) -> str:
     """README.md with its map renewed between the markers."""
-    return re.sub(r"(?s)(<!-- map -->\n).*?(\n<!-- end of map -->)", lambda m: m[1] + readme_map() + m[2], text)
+    return re.sub(r"(?s)(<!-- map -->\n).*?(<!-- end of map -->)", lambda m: f"{m[1]}{readme_map()}\n{m[2]}", text)
 
 
 def too_long() -> list[str]:
