@@ -1,0 +1,194 @@
+"""The optimisers: fused AdamW for vectors and tables, Muon for the matrices of the stack.
+
+Who gets what is decided by type and name alone, so that this file knows no model: the weight of an
+`nn.Linear` is a matrix, unless `head` or `stem` is a part of its name; an `nn.Embedding` is a table; all else
+(norms, biases, heads, odd shapes) is AdamW's. A table and everything with fewer than two axes is exempt from
+weight decay.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ..base.device import has_fast_bfloat16
+from .settings import TrainSettings
+
+BETAS = (0.9, 0.95)
+EPSILON = 1e-8
+MOMENTUM = 0.95
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def is_matrix(name: str, module: nn.Module, parameter: nn.Parameter) -> bool:
+    """True for a weight that Muon should train (see the top of this file)."""
+    parts = name.replace("_", ".").split(".")
+    return isinstance(module, nn.Linear) and parameter.ndim == 2 and "head" not in parts and "stem" not in parts
+
+
+def named(model: nn.Module) -> Iterator[tuple[str, nn.Module, nn.Parameter]]:
+    """Every trainable parameter once (tied ones under their first name) with the module that owns it."""
+    seen: set[int] = set()
+    for prefix, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and id(parameter) not in seen:
+                seen.add(id(parameter))
+                yield (f"{prefix}.{name}" if prefix else name), module, parameter
+
+
+def orthogonal(update: Tensor, steps: int = 5) -> Tensor:
+    """The nearest (semi-)orthogonal matrices to `update` [N, R, C], about: singular values land in 0.7 to 1.2.
+
+    Five Newton-Schulz steps of a quintic (Jordan et al. 2024, kellerjordan.github.io/posts/muon), all N at once;
+    bfloat16 where the processor has it, which the iteration tolerates, else the dtype that came in.
+    """
+    a, b, c = QUINTIC
+    fast = update.dtype == torch.float32 and has_fast_bfloat16(update.device.type)
+    x = update.to(torch.bfloat16) if fast else update
+    tall = x.size(1) > x.size(2)
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x.mT if tall else x).to(update.dtype)
+
+
+class Muon:
+    """Nesterov momentum whose direction is made orthogonal before it is applied; equal shapes go in one batch.
+
+    m <- lerp(m, g, 1 - 0.95);   W <- (1 - rate * decay) W - rate * sqrt(max(1, R / C)) * orth(lerp(g, m, 0.95))
+    """
+
+    def __init__(self, parameters: dict[str, nn.Parameter], rate: float, decay: float) -> None:
+        self.rate, self.decay, self.scale = rate, decay, 1.0
+        self.groups: dict[tuple[int, ...], dict[str, nn.Parameter]] = {}
+        for name, parameter in parameters.items():
+            self.groups.setdefault(tuple(parameter.shape), {})[name] = parameter
+        self.momentum: dict[tuple[int, ...], Tensor] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update with the gradients that are there; a parameter without one counts as having zeros."""
+        rate = self.rate * self.scale
+        for shape, group in self.groups.items():
+            weights: list[Tensor] = list(group.values())
+            gradient = torch.stack([torch.zeros_like(w) if w.grad is None else w.grad for w in weights])
+            momentum = self._momentum(shape)
+            momentum.lerp_(gradient, 1 - MOMENTUM)
+            update = orthogonal(gradient.lerp_(momentum, MOMENTUM))
+            if self.decay:
+                torch._foreach_mul_(weights, 1 - rate * self.decay)
+            torch._foreach_add_(weights, list(update.unbind()), alpha=-rate * max(1.0, shape[0] / shape[1]) ** 0.5)
+
+    def _momentum(self, shape: tuple[int, ...]) -> Tensor:
+        if shape not in self.momentum:
+            first = next(iter(self.groups[shape].values()))
+            self.momentum[shape] = torch.zeros(len(self.groups[shape]), *shape, dtype=first.dtype, device=first.device)
+        return self.momentum[shape]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The state by parameter name."""
+        return {
+            f"{name}.momentum": row
+            for shape, stack in self.momentum.items()
+            for name, row in zip(self.groups[shape], stack.unbind(), strict=True)
+        }
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave."""
+        self.momentum.clear()
+        for shape, group in self.groups.items():
+            if f"{next(iter(group))}.momentum" in tensors:
+                stack = self._momentum(shape)
+                for row, name in zip(stack.unbind(), group, strict=True):
+                    row.copy_(tensors[f"{name}.momentum"])
+
+
+class Optimizer:
+    """All parameters of a model, each with the optimiser it should have, driven as one."""
+
+    def __init__(self, model: nn.Module, settings: TrainSettings) -> None:
+        self.names: dict[str, nn.Parameter] = {}
+        matrices: dict[str, nn.Parameter] = {}
+        decayed: list[nn.Parameter] = []
+        exempt: list[nn.Parameter] = []
+        for name, module, parameter in named(model):
+            self.names[name] = parameter
+            if settings.optimizer == "muon" and is_matrix(name, module, parameter):
+                matrices[name] = parameter
+            elif parameter.ndim >= 2 and not isinstance(module, nn.Embedding):
+                decayed.append(parameter)
+            else:
+                exempt.append(parameter)
+        self.parameters = list(self.names.values())
+        self.muon = Muon(matrices, settings.matrix_learning_rate, settings.weight_decay) if matrices else None
+        groups = [
+            {"params": decayed, "weight_decay": settings.weight_decay},
+            {"params": exempt, "weight_decay": 0.0},
+        ]
+        self._make = functools.partial(
+            torch.optim.AdamW,
+            [group for group in groups if group["params"]],
+            lr=settings.learning_rate,
+            betas=BETAS,
+            eps=EPSILON,
+            fused=all(p.is_floating_point() for p in self.parameters),
+        )
+        self.peak = settings.learning_rate
+        self.adamw = self._make() if decayed or exempt else None
+
+    def step(self, scale: float) -> None:
+        """One update at `scale` times the peak learning rates."""
+        if self.muon:
+            self.muon.scale = scale
+            self.muon.step()
+        if self.adamw:
+            for group in self.adamw.param_groups:
+                group["lr"] = self.peak * scale
+            self.adamw.step()
+
+    def clear(self) -> None:
+        """Drop the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def forget(self) -> None:
+        """Back to the state before the first step (after the plan's trial steps)."""
+        self.clear()
+        if self.muon:
+            self.muon.momentum.clear()
+        if self.adamw:
+            self.adamw.state.clear()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state as tensors named `<parameter>.<what>`."""
+        out = self.muon.tensors() if self.muon else {}
+        if self.adamw:
+            for name, parameter in self.names.items():
+                state = self.adamw.state.get(parameter, {})
+                out.update({f"{name}.{what}": value for what, value in state.items()})
+        return out
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `tensors` gave; every tensor is copied into memory that torch itself aligned."""
+        if self.muon:
+            self.muon.load(tensors)
+        if not self.adamw:
+            return
+        self.adamw.state.clear()
+        for group in self.adamw.param_groups:
+            for parameter in group["params"]:
+                name = self._name(parameter)
+                if f"{name}.step" in tensors:
+                    self.adamw.state[parameter] = {
+                        what: tensors[f"{name}.{what}"].to(parameter.device, copy=True)
+                        for what in ("step", "exp_avg", "exp_avg_sq")
+                    }
+
+    def _name(self, parameter: nn.Parameter) -> str:
+        return next(name for name, known in self.names.items() if known is parameter)

@@ -1,0 +1,189 @@
+"""The plan: a few real steps before the start say how long it will take, how much memory, and which number format.
+
+It costs seconds, leaves no trace in the weights, the optimiser, the data's order or the random state, and is
+kept in `plan.json`, so that a restart takes the same road.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..base import device, files, seeds
+from ..base.device import DTYPES
+from ..base.distributed import is_main, world_size
+from ..base.errors import DamagedError
+from ..base.log import duration
+from ..base.protocols import Batch
+from . import checkpoint, parallel
+
+if TYPE_CHECKING:
+    from .run import Run
+
+GAIN = 1.1  # bfloat16 must be this much faster to be taken: below it, the clearer numbers win
+PATIENCE = 6.0  # seconds that the trial steps of one format may take
+
+
+def make(run: Run, measure: bool = True) -> dict[str, Any]:
+    """The plan of a run that has not begun: from `plan.json` if it stands there, else measured, printed and kept."""
+    path = run.folder / "plan.json"
+    if path.is_file() and not run.plan:
+        try:
+            run.plan = files.read_json(path)
+        except DamagedError:
+            run.plan = {}
+        if run.plan.get("settings") == run.settings.model_dump(exclude=checkpoint.FREE):
+            return run.plan
+    wanted = run.settings.dtype
+    if measure:
+        run.plan = _measured(run)
+    else:
+        run.plan = {"dtype": "float32" if wanted == "auto" else wanted}
+    run.plan["settings"] = run.settings.model_dump(exclude=checkpoint.FREE)
+    if is_main():
+        files.write_json(path, run.plan)
+        if measure:
+            run.log(describe(run.plan))
+    return run.plan
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    """Trial steps in each format that comes into question, with everything put back afterwards."""
+    random, place = seeds.state(), copy.deepcopy(run.objective.state_dict())
+    weights = {name: tensor.clone() for name, tensor in checkpoint.model_tensors(run.model).items()}
+    run.model.train()
+    try:
+        batches = run.objective.batches(run.model)
+        group = [run.take(next(batches)) for _ in range(run.settings.accumulate)]
+        loss, flops = _first(run, group)
+        seconds: dict[str, float] = {}
+
+        def time_of(name: str) -> float:
+            if name not in seconds:
+                seconds[name] = parallel.largest(int(_time(run, group, DTYPES[name]) * 1e9))[0] / 1e9
+            return seconds[name]
+
+        chosen: str = run.settings.dtype
+        if chosen == "auto":
+            chosen = _faster(run, group, time_of)
+        step = time_of(chosen)
+        peak = device.matmul_peak(DTYPES[chosen], run.device.type)
+    finally:
+        checkpoint.load_model(run.model, weights, run.folder)
+        run.optimizer.forget()
+        run.objective.load_state_dict(place)
+        seeds.restore(random)
+        positions, run.positions = run.positions, 0
+    weight = sum(batch.weight for batch in group) * world_size()
+    steps = _steps(run, weight)
+    positions_a_step = max(positions, 1)
+    plan: dict[str, Any] = {
+        "dtype": chosen,
+        "steps": steps,
+        "seconds_per_step": step,
+        "seconds": step * steps,
+        "tokens_per_step": weight,
+        "tokens": weight * steps,
+        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "trained": sum(p.numel() for p in run.optimizer.parameters),
+        "memory_bytes": _memory(run),
+        "flops_per_position": flops / positions_a_step,
+        "peak_flops": peak,
+        "share_of_peak": flops / step / peak,
+        "loss_before": loss,
+        "seconds_measured": seconds,
+    }
+    expect = getattr(run.objective, "expect", None)
+    if expect is not None:
+        plan["loss_after"] = [float(value) for value in expect(run.model, plan["tokens"])]
+    return plan
+
+
+def _faster(run: Run, group: list[Batch], time_of: Any) -> str:
+    """The format that 'auto' means here; asked once for a machine and a shape of work, then remembered."""
+    if not device.has_fast_bfloat16(run.device.type):
+        return "float32"
+    question = {
+        "what": "training dtype",
+        "parameters": [list(p.shape) for p in run.optimizer.parameters],
+        "inputs": [list(t.shape) for t in group[0].inputs.values()],
+        "device": run.device.type,
+        "threads": torch.get_num_threads(),
+    }
+    return str(
+        device.remembered(
+            question, lambda: "bfloat16" if time_of("float32") > GAIN * time_of("bfloat16") else "float32"
+        )
+    )
+
+
+def _first(run: Run, group: list[Batch]) -> tuple[float, float]:
+    """Loss before training (mean per predicted thing) and floating-point operations of one step's products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        loss = _gradients(run, group)
+    run.optimizer.clear()
+    return loss, float(counter.get_total_flops())
+
+
+def _gradients(run: Run, group: list[Batch]) -> float:
+    total = max(sum(batch.weight for batch in group), 1)
+    loss = 0.0
+    for batch in group:
+        with run.autocast():
+            sums = run.objective.loss(run.model, batch)
+        (sums["loss"] / total).backward()
+        loss += float(sums["loss"].detach()) / total
+    return loss
+
+
+def _time(run: Run, group: list[Batch], dtype: torch.dtype) -> float:
+    """Median seconds of a whole step in `dtype`: forward, backward, clip norm and optimiser (at rate zero)."""
+    before, run.dtype = run.dtype, dtype
+    taken: list[float] = []
+    try:
+        began = time.perf_counter()
+        while len(taken) < 6 and (len(taken) < 2 or time.perf_counter() - began < PATIENCE):
+            started = time.perf_counter()
+            loss = _gradients(run, group)
+            torch.nn.utils.get_total_norm([p.grad for p in run.optimizer.parameters if p.grad is not None])
+            if math.isfinite(loss):
+                run.optimizer.step(0.0)
+            run.optimizer.clear()
+            if run.device.type == "cuda":
+                torch.cuda.synchronize()
+            taken.append(time.perf_counter() - started)
+    finally:
+        run.dtype = before
+    warm = sorted(taken[1:])
+    return warm[len(warm) // 2]
+
+
+def _steps(run: Run, weight: int) -> int:
+    budget = run.settings
+    by_tokens = math.ceil(budget.tokens / max(weight, 1)) if budget.tokens else 0
+    return min(n for n in (budget.steps, by_tokens) if n)
+
+
+def _memory(run: Run) -> int:
+    if run.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return device.peak_memory()
+
+
+def describe(plan: dict[str, Any]) -> str:
+    """The plan as one line for people."""
+    loss = f"loss {plan['loss_before']:.2f} now"
+    if "loss_after" in plan:
+        loss += f", expected between {plan['loss_after'][0]:.2f} and {plan['loss_after'][1]:.2f} after"
+    speed = f"{plan['seconds_per_step'] * 1e3:.0f} ms a step, {plan['share_of_peak']:.0%} of peak"
+    return (
+        f"plan: {plan['steps']:,} steps of {plan['tokens_per_step']:,} tokens, {plan['parameters'] / 1e6:.1f}M "
+        f"parameters in {plan['dtype']}: about {duration(plan['seconds'])} ({speed}) "
+        f"and {plan['memory_bytes'] / 1e9:.1f} GB; {loss}"
+    )

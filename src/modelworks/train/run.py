@@ -1,0 +1,166 @@
+"""A run: everything that training is made of, put together or picked up where it was left."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from ..base import files, seeds
+from ..base.device import DTYPES
+from ..base.distributed import barrier, is_main, rank, world_size
+from ..base.errors import UserError
+from ..base.log import say
+from ..base.protocols import Batch, Objective
+from . import schedule
+from .average import Average
+from .guard import Guard
+from .optim import Optimizer
+from .settings import TrainSettings
+from .signals import Interrupt
+
+if TYPE_CHECKING:
+    from .hooks import Hook
+    from .trackers import Tracker
+
+Log = Callable[[str], None]
+
+
+@dataclass
+class Run:
+    """What `train` works on. `step`, `tokens` and `seconds` count from the run's very start, over all restarts."""
+
+    model: nn.Module
+    objective: Objective
+    settings: TrainSettings
+    folder: Path
+    optimizer: Optimizer
+    log: Log = say
+    average: Average | None = None
+    hooks: list[Hook] = field(default_factory=list)
+    trackers: list[Tracker] = field(default_factory=list)
+    guard: Guard = field(default_factory=Guard)
+    interrupt: Interrupt = field(default_factory=Interrupt)
+    dtype: torch.dtype = torch.float32
+    plan: dict[str, Any] = field(default_factory=dict)
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    positions: int = 0
+    """Places computed by this rank since the process began (padding and masked ones too): the measure of speed."""
+    stopped: str = ""
+    """Why the run ended before its budget, when it did."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """The latest evaluation."""
+    closing: ExitStack = field(default_factory=ExitStack)
+    _since: float = field(default_factory=time.monotonic)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @property
+    def progress(self) -> float:
+        """The part of the budget that is spent; where steps and tokens are both given, the one nearer its end."""
+        budget = self.settings
+        return max(
+            self.step / budget.steps if budget.steps else 0.0, self.tokens / budget.tokens if budget.tokens else 0.0
+        )
+
+    @property
+    def done(self) -> bool:
+        """True when no further step is to be taken."""
+        return bool(self.stopped) or self.progress >= 1
+
+    @property
+    def scale(self) -> float:
+        """The learning-rate factor of the step that comes next."""
+        s = self.settings
+        return schedule.factor(s.schedule, self.step, self.progress, s.warmup_steps, s.decay_fraction)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Big products in `dtype`, weights and sums in float32."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def take(self, batch: Batch) -> Batch:
+        """A batch on the model's device, counted."""
+        self.positions += max(
+            (t.shape[0] * (t.shape[1] if t.ndim > 1 else 1) for t in batch.inputs.values()), default=0
+        )
+        return batch.to(self.device)
+
+    def tick(self) -> float:
+        """Seconds that the run has taken so far."""
+        now = time.monotonic()
+        self.seconds += now - self._since
+        self._since = now
+        return self.seconds
+
+    def record(self, values: dict[str, float]) -> None:
+        """Write values of this step to metrics.jsonl and the trackers."""
+        for tracker in self.trackers:
+            tracker.write(self.step, values)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Around the loop: signals are caught, hooks begin and end, the folder's lock is let go at last."""
+        self._since = time.monotonic()
+        with self.closing, self.interrupt.watching():
+            for tracker in self.trackers:
+                self.closing.callback(tracker.close)
+            self.model.train()
+            for hook in self.hooks:
+                hook.begin(self)
+            if self.interrupt.number:  # it came while an evaluation was made up for: all else is on disk
+                raise SystemExit(128 + self.interrupt.number)
+            yield
+
+
+def start(
+    model: nn.Module,
+    objective: Objective,
+    settings: TrainSettings,
+    folder: Path,
+    log: Log = say,
+    plan: bool = True,
+) -> Run:
+    """Put a run together; when `folder` holds a checkpoint of it, go on from the newest good one.
+
+    The folder is locked until `train` returns. `plan=False` skips the trial steps that estimate time and memory
+    (dtype 'auto' then means what it meant here before, else float32).
+
+    Raises UserError when the folder holds another run, is in use, or the objective refuses to be split.
+    """
+    from . import checkpoint, hooks, trackers
+    from .plan import make
+
+    if not objective.splittable and (settings.accumulate > 1 or world_size() > 1):
+        raise UserError("this objective compares the rows of a batch, so it cannot be split: set accumulate to 1.")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("the model has no trainable parameters; unfreeze some.")
+    run = Run(model, objective, settings, Path(folder), Optimizer(model, settings), log if is_main() else _silent)
+    run.average = Average(model, settings.ema) if settings.ema else None
+    if is_main():
+        run.closing.enter_context(files.lock(run.folder / checkpoint.FOLDER))
+        files.sweep(run.folder / checkpoint.FOLDER)
+    barrier()
+    run.trackers = trackers.make(run)
+    run.hooks = hooks.make(run)
+    if not checkpoint.restore(run):
+        run.dtype = DTYPES[make(run, measure=plan)["dtype"]]
+        seeds.seed_everything(settings.seed if rank() == 0 else seeds.derive(settings.seed, "rank", rank()))
+    return run
+
+
+def _silent(text: str) -> None:
+    """Ranks other than the first do not speak."""

@@ -1,0 +1,52 @@
+"""SIGTERM and SIGINT: the run saves after the step it is in and ends with 128 + the signal's number (143, 130)."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+
+class Stopped(BaseException):
+    """Raised inside an evaluation when a signal comes, so that a long one does not delay the save."""
+
+
+class Interrupt:
+    """Remembers that the process was asked to stop. A second signal ends it at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        self._eager = False
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Catch both signals inside the block (only the main thread may; elsewhere nothing changes)."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.number:
+            raise SystemExit(128 + number)
+        self.number = number
+        if self._eager:
+            raise Stopped
+
+    @contextlib.contextmanager
+    def eager(self) -> Iterator[None]:
+        """Inside the block a signal raises `Stopped` instead of waiting for the end of the step."""
+        if self.number:
+            raise Stopped
+        self._eager = True
+        try:
+            yield
+        finally:
+            self._eager = False
