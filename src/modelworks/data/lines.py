@@ -64,6 +64,8 @@ class Writer:
 
     def close(self) -> None:
         with files.disk_errors(self.path):
+            if not self.records:
+                self._file.write(b"")  # an empty frame: a file without a byte would be read as cut short
             self._file.close()
 
     def __enter__(self) -> Writer:
