@@ -24,11 +24,13 @@ class Rotary(nn.Module):
     def table(self, length: int, device: torch.device) -> Tensor:
         """cos and sin of positions 0 .. length-1 (or more), float32 [2, length, D]; grown on demand."""
         if self._table is None or self._table.shape[1] < length or self._table.device != device:
-            room = max(256, 1 << (length - 1).bit_length())
-            inverse = self.theta ** -(torch.arange(0, self.d_head, 2, dtype=torch.float64) / self.d_head)
-            angle = torch.outer(torch.arange(room, dtype=torch.float64), inverse)
-            angle = torch.cat((angle, angle), dim=-1)
-            self._table = torch.stack((angle.cos(), angle.sin())).float().to(device)
+            # Made as a plain tensor also where inference is on: training may use the same table afterwards.
+            with torch.inference_mode(False):
+                room = max(256, 1 << (length - 1).bit_length())
+                inverse = self.theta ** -(torch.arange(0, self.d_head, 2, dtype=torch.float64) / self.d_head)
+                angle = torch.outer(torch.arange(room, dtype=torch.float64), inverse)
+                angle = torch.cat((angle, angle), dim=-1)
+                self._table = torch.stack((angle.cos(), angle.sin())).float().to(device)
         return self._table
 
     def _at(self, layout: Layout) -> tuple[Tensor, Tensor]:

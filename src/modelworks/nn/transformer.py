@@ -6,14 +6,17 @@ import torch
 from torch import Tensor, nn
 
 from ..base.protocols import Output
+from .attention import Attention
 from .cache import KVCache
+from .heads import LanguageHead
 from .layout import Layout
+from .stack import Stack
 
 
 class Transformer(nn.Module):
     """tokens -> stem -> stack -> head. Every family is this class with other parts inside."""
 
-    def __init__(self, stem: nn.Module, stack: nn.Module, head: nn.Module) -> None:
+    def __init__(self, stem: nn.Module, stack: Stack, head: LanguageHead) -> None:
         super().__init__()
         self.stem, self.stack, self.head = stem, stack, head
 
@@ -49,9 +52,9 @@ class Transformer(nn.Module):
 
     def new_cache(self, batch: int, max_len: int) -> KVCache:
         """An empty cache for this model with room for `max_len` tokens in each of `batch` rows."""
-        attention = self.stack.blocks[0].attention
-        heads = attention.key.out_features // attention.d_head
+        attention = next(part for part in self.stack.modules() if isinstance(part, Attention))
         weight = attention.key.weight
+        heads = len(weight) // attention.d_head
         return KVCache(len(self.stack.blocks), batch, heads, max_len, attention.d_head, weight.dtype, weight.device)
 
 
