@@ -163,7 +163,7 @@ def _members(
 
 def _document(symbol: str, kind: str, signature: str, line: str, doc: str, about: dict[str, Any]) -> Document:
     meta = {"source": "pydoc", "symbol": symbol, "kind": kind, "signature": signature, **about}
-    meta |= {"language": "en", "title": symbol, "format": "text"}
+    meta |= {"language": "en", "title": symbol, "format": "docstring"}
     return Document(f"pydoc:{symbol}", f"{line}\n\n{doc}", meta)
 
 
