@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_accumulated_gradient_is_the_gradient_of_one_batch(parts: tuple[int, ...
     for cut in ((16,), parts):
         run = start_in_memory(model, objective)
         edges = [sum(cut[:k]) for k in range(len(cut) + 1)]
-        group = [objective.batch(range(a, b)) for a, b in zip(edges, edges[1:])]
+        group = [objective.batch(range(a, b)) for a, b in itertools.pairwise(edges)]
         total = sum(batch.weight for batch in group)
         model.zero_grad()
         for batch in group:

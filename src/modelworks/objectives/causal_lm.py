@@ -1,0 +1,121 @@
+"""Next-token prediction on documents: every token of the corpus is predicted once an epoch (pre-training)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor, nn
+
+from modelworks.base.config import Count, Settings
+from modelworks.base.errors import UserError
+from modelworks.base.protocols import Batch, Context, Objective
+from modelworks.data import corpus, tokens
+from modelworks.data.loader import Documents, Loader, shuffled
+from modelworks.data.tokens import TokenData
+
+
+class Config(Settings):
+    """How the language model is trained and looked at."""
+
+    evaluate_tokens: Count = Field(100_000, ge=0)
+    """Validation tokens looked at each time, whole documents chosen by the seed (0: all)."""
+
+
+class CausalLM:
+    """Cross-entropy of the next token, in nats.
+
+    A batch: `tokens`, `labels`, `documents`, each int64 [rows, max_len].
+    """
+
+    splittable = True
+
+    def __init__(self, train: Loader, validation: Loader | None, validation_bytes: int = 0) -> None:
+        self.train, self.validation, self.validation_bytes = train, validation, validation_bytes
+
+    def batches(self, model: nn.Module) -> Iterator[Batch]:
+        """Packed rows in the loader's order."""
+        yield from self.train
+
+    def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Sum of nats over the batch's labels."""
+        output = model(batch.inputs["tokens"], documents=batch.inputs["documents"], labels=batch.inputs["labels"])
+        return {"loss": output.losses.sum()}
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """Nats a token, perplexity and bits per UTF-8 byte on validation text. Raises UserError when there is none."""
+        if self.validation is None:
+            raise UserError(
+                "the data has no validation split, so it cannot be evaluated; split it, or do not evaluate."
+            )
+        device = next(model.parameters()).device
+        nats, count = 0.0, 0
+        for batch in self.validation.validation_batches():
+            nats += float(self.loss(model, batch.to(device))["loss"])
+            count += batch.weight
+        out = {"loss": nats / count, "perplexity": math.exp(min(nats / count, 700.0))}
+        if self.validation_bytes:
+            out["bits_per_byte"] = nats / math.log(2) / self.validation_bytes
+        return out
+
+    def state_dict(self) -> dict[str, Any]:
+        """The loader's place."""
+        return self.train.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there. Raises UserError when the data is another."""
+        self.train.load_state_dict(state)
+
+
+def build(config: Config, context: Context) -> Objective:
+    """The objective over `context.data`: a folder of tokens (`data.tokens`), or a corpus, which is encoded in memory.
+
+    Raises UserError when it is neither, has no `train` split, or was encoded by another tokenizer.
+    """
+    c = context
+    train = read(c.data, "train", c.tokenizer)
+    names = tokens.splits(c.data) if (c.data / tokens.INDEX).is_file() else list(corpus.ledger_of(c.data).splits)
+    validation, size = None, 0
+    if "validation" in names:
+        data = subset(read(c.data, "validation", c.tokenizer), config.evaluate_tokens, c.seed)
+        if data.n_tokens:
+            validation = Loader(Documents(data, c.tokenizer.eos, c.max_len), c.rows, c.max_len, c.seed, rank=0, world=1)
+            size = data.bytes
+    return CausalLM(Loader(Documents(train, c.tokenizer.eos, c.max_len), c.rows, c.max_len, c.seed), validation, size)
+
+
+def read(folder: Path, split: str, tokenizer: Any) -> TokenData:
+    """A split as token ids, from token shards or straight from a corpus."""
+    if (folder / tokens.INDEX).is_file():
+        return TokenData.open(folder, split, tokenizer)
+    ids, sizes = [], []
+    for document in corpus.read(folder, split):
+        ids.append([*tokenizer.encode(document.text), tokenizer.eos])
+        sizes.append(document.bytes)
+    return TokenData.of(ids, sizes)
+
+
+def subset(data: TokenData, limit: int, seed: int) -> TokenData:
+    """Whole documents chosen by the seed, up to about `limit` tokens (0: all of them)."""
+    if not limit or data.n_tokens <= limit:
+        return data
+    order = shuffled(data.n_documents, seed, "evaluate")
+    count = max(1, int(np.searchsorted(np.cumsum(data.lengths[order]), limit, side="right")))
+    chosen = sorted(order[:count].tolist())
+    return TokenData.of([data.document(i).tolist() for i in chosen], [int(data.document_bytes[i]) for i in chosen])
+
+
+def example() -> tuple[nn.Module, Objective]:
+    """A tiny model and three short documents, for the contract suite."""
+    from modelworks.models import qwen3
+
+    texts = [[5, 6, 7, 8, 9, 10, 0], [11, 12, 13, 14, 0], [9, 8, 7, 6, 5, 4, 3, 2, 0]]
+    data = TokenData.of(texts, [6, 4, 8])
+    shape = {"vocab_size": 16, "d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 64}
+    model = qwen3.build(qwen3.Config(max_len=32, **shape))
+    loader = Loader(Documents(data, 0, 12), 2, 12, 0)
+    return model, CausalLM(loader, Loader(Documents(data, 0, 12), 2, 12, 0, rank=0, world=1), data.bytes)
