@@ -25,11 +25,12 @@ _PHONE = re.compile(
     r"(?:\+?86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}"  # Chinese mobile
     r"|\(?0\d{2,3}\)?[ -]\d{7,8}"  # Chinese landline
     r"|(?:\+1[ .-]?)?(?:\([2-9]\d{2}\) ?|[2-9]\d{2}[.-])[2-9]\d{2}[.-]\d{4}"  # North America
-    r"|\+[1-9]\d{0,2}(?:[ .-]?\(?\d{1,4}\)?){2,5}\d{2,4}"  # international
+    r"|\+[1-9]\d{0,2}(?:[ -]?\(?\d{1,4}\)?){2,5}\d{2,4}"  # international
     r")(?![\w.-]?\d)"
 )
 _IPV4 = re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)")
 _IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+_UNICAST = ipaddress.ip_network("2000::/3")
 _WEIGHTS = (7, 9, 10, 5, 8, 4, 2, 1, 6, 3, 7, 9, 10, 5, 8, 4, 2)
 
 
@@ -83,7 +84,7 @@ def mask(text: str, config: Config) -> tuple[str, dict[str, int]]:
         replace(_IPV4, "ip", lambda m: _public(m[0]))
         replace(_IPV6, "ip", lambda m: _public(m[0]))
     if config.phone and digits >= 7:
-        replace(_PHONE, "phone", lambda m: 7 <= sum(c.isdigit() for c in m[0]) <= 15)
+        replace(_PHONE, "phone", lambda m: 8 <= sum(c.isdigit() for c in m[0]) <= 15)
     return text, found
 
 
@@ -101,7 +102,11 @@ def _luhn(number: str) -> bool:
 
 
 def _public(text: str) -> bool:
+    """True for an address that may be somebody's; '2.7.2.2' is taken for a version."""
     try:
-        return ipaddress.ip_address(text).is_global
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
+    if isinstance(address, ipaddress.IPv6Address):
+        return address.is_global and address in _UNICAST
+    return address.is_global and sum(len(part) > 1 for part in text.split(".")) >= 2
