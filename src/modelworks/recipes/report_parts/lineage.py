@@ -52,7 +52,7 @@ def _edge(start: tuple[int, int], end: tuple[int, int]) -> str:
 
 
 def _box(stage: Stage, x: int, y: int) -> str:
-    name, below = (html.escape(text[:24]) for text in (stage.name, f"{stage.title} {stage.digest}"))
+    name, below = (html.escape(text[:30]) for text in (stage.name, f"{stage.title} {stage.digest}"))
     return (
         f'<rect x="{x}" y="{y}" width="{BOX_W}" height="{BOX_H}" rx="8" fill="var(--card)" stroke="var(--c1)"/>'
         f'<text x="{x + 10}" y="{y + 19}" fill="var(--ink)" font-size="13" font-weight="600">{name}</text>'

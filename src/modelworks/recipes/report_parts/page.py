@@ -47,7 +47,8 @@ td .soft { white-space: nowrap; }
 tr.sum > * { font-weight: 600; }
 figure { margin: .8rem 0 1.2rem; padding: .8rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .6rem; }
-figure svg { display: block; width: 100%; height: auto; }
+figure { overflow-x: auto; } figure svg { display: block; width: 100%; height: auto; }
+svg.plot { min-width: 34rem; }
 figcaption { padding-top: .4rem; }
 code, .mono { font-family: ui-monospace, "SF Mono", "Cascadia Mono", Menlo, Consolas, monospace; font-size: .88em; }
 details { margin: .4rem 0; } summary { cursor: pointer; color: var(--accent); font-size: .92rem; }

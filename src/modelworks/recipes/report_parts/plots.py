@@ -63,7 +63,9 @@ def _svg(text: str, name: str) -> str:
     text = re.sub(r"font: ([^;\"]*?) ?([\d.]+px) [^;\"]*", r"font: \1 \2 var(--font)", text)
     text = re.sub(r'\bid="', f'id="{name}-', text)
     text = re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
-    return re.sub(r'<svg ([^>]*?)height="[^"]*" ?([^>]*?)width="[^"]*"', r'<svg \1\2 role="img"', text, count=1)
+    return re.sub(
+        r'<svg ([^>]*?)height="[^"]*" ?([^>]*?)width="[^"]*"', r'<svg class="plot" \1\2 role="img"', text, count=1
+    )
 
 
 def ledger(name: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
