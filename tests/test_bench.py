@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import math
 import subprocess
@@ -40,7 +41,7 @@ def test_the_score_is_the_mean_cross_entropy(bench: dict[str, ModuleType]) -> No
     def logits(tokens: torch.Tensor) -> torch.Tensor:  # sure at odds e : 1 that a character comes again
         return torch.nn.functional.one_hot(tokens, 7).float()
 
-    again = sum(a == b for a, b in zip(ids, ids[1:]))
+    again = sum(a == b for a, b in itertools.pairwise(ids))
     expected = math.log(math.e + 6) - again / (len(ids) - 1)
     assert bench["char_lm"].loss(logits, ids) == pytest.approx(expected, rel=1e-6)
 
