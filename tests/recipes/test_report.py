@@ -208,3 +208,13 @@ def test_the_card_of_a_model_that_is_just_made(run: Path, tmp_path: Path) -> Non
     )
     text = card.text(read, young)
     assert "## Scores" not in text and "train causal_lm" in text and "train chat" in text
+    assert text == card.young(_work(run), {**young.artefact, "stage": "new"}).replace("`00000000`", "")
+    alone = card.young(tmp_path / "x" / "y", {"verb": "train", "stage": "y"})
+    assert "# x: y" in alone
+
+
+def _work(run: Path) -> Path:
+    """A folder in the run that is being filled: hidden until it is complete."""
+    folder = run / ".new-00000000"
+    folder.mkdir()
+    return folder

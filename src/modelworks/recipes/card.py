@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ..base.errors import UserError
 from ..base.log import duration
+from .report_parts import facts
 from .report_parts.facts import Run, Stage
 from .report_parts.numbers import Suite, as_value, number, size, suites
 from .report_parts.sections import tokens_of
@@ -43,6 +46,19 @@ def text(run: Run, stage: Stage, licence: str = "other", language: str = "en") -
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
 
+def young(folder: Path, artefact: dict[str, Any], licence: str = "other", language: str = "en") -> str:
+    """The card of a model whose folder is being filled: its stages so far are read from the run around it.
+
+    `artefact` is what artefact.json will say: verb, stage, settings, input_folders, seed and whatever else is known.
+    """
+    stage = facts.stage(str(artefact.get("stage", folder.name)), folder, artefact)
+    try:
+        run = facts.read(folder.parent)
+    except UserError:  # nothing else is finished there
+        run = facts.Run(folder.resolve().parent.name, folder.parent, [stage])
+    return text(run, stage, licence, language)
+
+
 def _front(run: Run, stage: Stage, licence: str, language: str) -> str:
     """Front matter as the Hub reads it: metadata and the measured results."""
     results = [
@@ -75,7 +91,7 @@ def _made(stage: Stage) -> str:
 def _row(stage: Stage) -> list[str]:
     tokens = tokens_of(stage)
     took = duration(stage.seconds) if stage.seconds else ""
-    return [stage.name, stage.title, took, f"{tokens:,}" if tokens else "", f"`{stage.digest}`"]
+    return [stage.name, stage.title, took, f"{tokens:,}" if tokens else "", f"`{stage.digest}`" if stage.digest else ""]
 
 
 def _data(lineage: list[Stage]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ class Stage:
 
     @property
     def digest(self) -> str:
-        """Eight hex digits that stand for settings and inputs."""
-        known = self.artefact.get("digest") or self.folder.resolve().name.rpartition("-")[2]
-        return str(known)[:8]
+        """Eight hex digits that stand for settings and inputs; '' while they are not known."""
+        named = re.search(r"-([0-9a-f]{8})\b", self.folder.resolve().name)
+        return str(self.artefact.get("digest") or (named[1] if named else ""))[:8]
 
     @property
     def seconds(self) -> float:
