@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ..base import device, files, seeds
 from ..base.device import DTYPES
@@ -59,7 +60,8 @@ def _measured(run: Run) -> dict[str, Any]:
     try:
         batches = run.objective.batches(run.model)
         group = [run.take(next(batches)) for _ in range(run.settings.accumulate)]
-        loss, flops = _first(run, group)
+        loss = _gradients(run, group)
+        run.optimizer.clear()
         seconds: dict[str, float] = {}
 
         def time_of(name: str) -> float:
@@ -80,7 +82,7 @@ def _measured(run: Run) -> dict[str, Any]:
         positions, run.positions = run.positions, 0
     weight = sum(batch.weight for batch in group) * world_size()
     steps = _steps(run, weight)
-    positions_a_step = max(positions, 1)
+    work = flops(run.model)
     plan: dict[str, Any] = {
         "dtype": chosen,
         "steps": steps,
@@ -91,9 +93,9 @@ def _measured(run: Run) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in run.model.parameters()),
         "trained": sum(p.numel() for p in run.optimizer.parameters),
         "memory_bytes": _memory(run),
-        "flops_per_position": flops / positions_a_step,
+        "flops_per_position": work,
         "peak_flops": peak,
-        "share_of_peak": flops / step / peak,
+        "share_of_peak": work * positions / step / peak,
         "loss_before": loss,
         "seconds_measured": seconds,
     }
@@ -121,14 +123,21 @@ def _faster(run: Run, group: list[Batch], time_of: Any) -> str:
     )
 
 
-def _first(run: Run, group: list[Batch]) -> tuple[float, float]:
-    """Loss before training (mean per predicted thing) and floating-point operations of one step's products."""
-    from torch.utils.flop_counter import FlopCounterMode
+def flops(model: nn.Module) -> int:
+    """Floating-point operations a position: for each weight 2 forward, 2 for its input's and 2 for its own gradient.
 
-    with FlopCounterMode(display=False) as counter:
-        loss = _gradients(run, group)
-    run.optimizer.clear()
-    return loss, float(counter.get_total_flops())
+    Products of weights only (tables are looked up, not multiplied, unless a head is tied to them); attention's own
+    products come on top, so a share of peak computed from it is a little low. Torch's counter would see them all,
+    but loading it takes a second and 80 MB.
+    """
+    used = {
+        id(parameter): parameter
+        for module in model.modules()
+        if not isinstance(module, nn.Embedding)
+        for parameter in module.parameters(recurse=False)
+        if parameter.ndim >= 2
+    }
+    return sum(parameter.numel() * (6 if parameter.requires_grad else 4) for parameter in used.values())
 
 
 def _gradients(run: Run, group: list[Batch]) -> float:

@@ -157,6 +157,8 @@ def start(
     run.trackers = trackers.make(run)
     run.hooks = hooks.make(run)
     if not checkpoint.restore(run):
+        for tracker in run.trackers:  # what a run logged that died before its first checkpoint comes again
+            tracker.load_state_dict({"bytes": 0, "step": 0})
         run.dtype = DTYPES[make(run, measure=plan)["dtype"]]
         seeds.seed_everything(settings.seed if rank() == 0 else seeds.derive(settings.seed, "rank", rank()))
     return run

@@ -36,14 +36,15 @@ class Jsonl:
         self.path = path
         with files.disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115 - open as long as the run
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append a record; it is on the way to the disk at once and surely there after a checkpoint."""
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        line = json.dumps({"step": step, **clean}).encode() + b"\n"
         with files.disk_errors(self.path):
-            self.file.write(json.dumps({"step": step, **clean}) + "\n")
-            self.file.flush()
+            while line:  # unbuffered, so that a full disk is told here and not when the file is closed
+                line = line[self.file.write(line) :]
 
     def close(self) -> None:
         """Close the file (again is fine)."""
@@ -76,8 +77,9 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(str(self.folder), purge_step=self.purge)
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, step)
+        with files.disk_errors(self.folder):
+            for name, value in values.items():
+                self.writer.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Flush and close."""
