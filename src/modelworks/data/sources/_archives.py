@@ -53,6 +53,17 @@ class _Capped(io.RawIOBase):
         return len(data)
 
 
+class _Member(tarfile.TarInfo):
+    """A member's header; where the archive ends without its end mark, it was cut short."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError) as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("the end is missing") from error
+
+
 def errors() -> tuple[type[BaseException], ...]:
     """Everything that a broken compressed file may raise."""
     broken: list[type[BaseException]] = [TooMuchError, EOFError, zlib.error, lzma.LZMAError]
@@ -124,7 +135,7 @@ def streams(path: Path, name: str) -> Iterator[tuple[str, IO[bytes]] | Rejected]
 
 
 def _tar(stream: IO[bytes], name: str) -> Iterator[tuple[str, IO[bytes]] | Rejected]:
-    with tarfile.open(fileobj=stream, mode="r|") as archive:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
         for number, member in enumerate(archive):
             inner = f"{name}!{member.name}"
             if number >= MEMBERS:

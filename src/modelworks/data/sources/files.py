@@ -152,7 +152,9 @@ def _file(path: Path, name: str, field: str | None) -> Iterator[Document | Rejec
 
 def _stream(stream: IO[bytes], name: str, field: str | None) -> Iterator[Document | Rejected]:
     kind = _format(name)
-    if kind is None or any(part.startswith(".") for part in name.replace("!", "/").split("/") if part not in ("", ".")):
+    if kind is None or any(
+        part.startswith(".") for part in name.replace("!", "/").split("/") if part not in ("", ".", "..")
+    ):
         suffix = os.path.splitext(name)[1].lower()
         yield Rejected(name, f"kind not read ({suffix or 'no suffix'})" if kind is None else "hidden", 0)
         return

@@ -1,0 +1,249 @@
+"""The commands: one thin function a verb, heavy imports inside the function, errors as one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .base.errors import ModelworksError, UserError
+
+# What a stage's verb takes by position; all its other settings are options of the same name.
+STAGES = {
+    "collect": ("from*", "documents from sources (pydoc:stdlib, files:DIR) into a corpus"),
+    "prepare": ("from", "clean, split and cut a corpus: --steps extract normalise quality dedup pii split"),
+    "tokenizer": ("from", "learn a tokenizer from a corpus and encode it"),
+    "train": ("objective", "train a model: causal_lm, chat, dpo, adversarial"),
+    "evaluate": ("model", "score a model, with intervals and baselines beside it"),
+    "attack": ("model", "attack a model and score it before and after"),
+    "export": ("model", "a model directory to hand over, with its passages"),
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry of the `modelworks` command. Exits with 0, 1 (a failure), 2 (a user's mistake), 130 or 143 (a signal)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    parser = _parser()
+    options, rest = parser.parse_known_args([a for a in arguments if a != "--debug"])
+    if rest and options.verb not in STAGES:
+        parser.error(f"'{rest[0]}' is not an option of {options.verb}; see modelworks {options.verb} --help.")
+    try:
+        options.run(options, rest)
+    except ModelworksError as error:
+        if debug:
+            raise
+        print(f"modelworks: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        print("modelworks: stopped; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        if debug:
+            raise
+        print(
+            f"modelworks: {error.filename or 'the system'}: {error.strerror}; check it and try again.", file=sys.stderr
+        )
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="modelworks", description="Raw data in, working model out.")
+    parser.add_argument("--version", action="version", version=f"modelworks {_version()}")
+    parser.add_argument("--debug", action="store_true", help="show where an error came from")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+
+    def verb(name: str, run: Callable[..., None], help: str) -> argparse.ArgumentParser:
+        command = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        command.set_defaults(run=run)
+        return command
+
+    recipe = verb("run", _run, "run a recipe: only what changed is done, a killed run goes on")
+    recipe.add_argument("recipe", help="a shipped name (modelworks ls recipes) or a YAML file")
+    recipe.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="stages.base.budget.tokens=200k"
+    )
+    recipe.add_argument("--from", dest="first", metavar="STAGE", help="redo from this stage on")
+    recipe.add_argument("--until", dest="last", metavar="STAGE", help="stop after this stage")
+    recipe.add_argument("--out", metavar="DIR", help="where the artefacts go (default runs/<recipe>)")
+    for name, (place, help) in STAGES.items():
+        command = verb(name, _stage, help)
+        command.add_argument("place", nargs="+" if place.endswith("*") else 1, metavar=place.rstrip("*").upper())
+        command.add_argument("--out", required=True, metavar="DIR", help="where the artefact goes")
+        command.add_argument("--seed", type=int, default=1)
+        command.epilog = f"Settings as --name value: modelworks schema {name} lists them."
+    speak = verb("generate", _generate, "continue a text")
+    speak.add_argument("model")
+    speak.add_argument("prompt")
+    talk = verb("chat", _chat, "talk to a model or an assistant in the terminal")
+    talk.add_argument("model")
+    talk.add_argument("question", nargs="?", help="ask this and end (default: a conversation)")
+    for command in (speak, talk):
+        command.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="temperature=0.7 top_p=0.9"
+        )
+    door = verb("serve", _serve, "an OpenAI-compatible API and a chat page")
+    door.add_argument("model", nargs="+", help="model directories")
+    door.add_argument("--host", default="127.0.0.1")
+    door.add_argument("--port", type=int, default=8000)
+    ahead = verb("plan", _plan, "parameters, FLOPs, memory and time of a preset, before anything runs")
+    ahead.add_argument("preset")
+    ahead.add_argument("--tokens", default=None, help="training budget, for instance 300B")
+    ahead.add_argument("--max-len", type=int, default=None)
+    ahead.add_argument("--rows", type=int, default=16)
+    listing = verb("ls", _ls, "what the folders hold: objectives, presets, families, suites, attacks, sources, recipes")
+    listing.add_argument("kind", nargs="?")
+    data = verb("data", _data, "the data at hand: list, show NAME, get NAME")
+    data.add_argument("action", choices=["list", "show", "get"])
+    data.add_argument("name", nargs="?")
+    data.add_argument("--out", default=None, metavar="DIR")
+    health = verb("doctor", _doctor, "what this machine has and what is missing")
+    form = verb("schema", _schema, "the JSON schema of recipes, or of one verb's settings")
+    form.add_argument("verb_name", nargs="?", metavar="VERB")
+    for command in (ahead, listing, data, health):
+        command.add_argument("--json", action="store_true", help="for programs")
+    return parser
+
+
+def _version() -> str:
+    from . import __version__
+
+    return __version__
+
+
+def _run(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import front, summary
+
+    runner = front.run(options.recipe, options.set, out=options.out, first=options.first, last=options.last)
+    summary.show(runner)
+
+
+def _stage(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import by_hand
+
+    place = STAGES[options.verb][0]
+    given: Any = options.place if place.endswith("*") else options.place[0]
+    by_hand.do(options.verb, {place.rstrip("*"): given, **_options(rest)}, Path(options.out), options.seed)
+
+
+def _options(rest: list[str]) -> dict[str, Any]:
+    """`--name value ...` as settings; a value is YAML, several make a list, none is true, `--a.b` goes deeper."""
+    import yaml
+
+    found: dict[str, list[str]] = {}
+    key = ""
+    for word in rest:
+        if word.startswith("--") and len(word) > 2:
+            name, equals, value = word[2:].partition("=")
+            key = name.replace("-", "_")
+            found[key] = [value] if equals else []
+        elif key:
+            found[key].append(word)
+        else:
+            raise UserError(f"'{word}' stands where an option was expected; write --name {word}.")
+    settings: dict[str, Any] = {}
+    for name, words in found.items():
+        try:
+            values = [yaml.safe_load(word) for word in words]
+        except yaml.YAMLError:
+            values = list(words)
+        *parents, last = name.split(".")
+        place = settings
+        for part in parents:
+            place = place.setdefault(part, {})
+        place[last] = True if not values else values[0] if len(values) == 1 else values
+    return settings
+
+
+def _sampling(assignments: list[str]) -> dict[str, Any]:
+    from .base.config import override
+
+    return override({}, assignments)
+
+
+def _generate(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import front
+
+    model = front.load(options.model)
+    for piece in model.stream(options.prompt, **_sampling(options.set)):
+        print(piece, end="", flush=True)
+    print()
+
+
+def _chat(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import front, talk
+
+    talk.talk(front.load(options.model), options.question, _sampling(options.set))
+
+
+def _serve(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import front
+    from .serve import app
+
+    models = {Path(name).name or "model": front.load(name) for name in options.model}
+    app.serve(models, host=options.host, port=options.port)
+
+
+def _plan(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import planning
+
+    _print(planning.plan(options.preset, options.tokens, options.max_len, options.rows), options.json)
+
+
+def _ls(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import listing
+
+    _print(listing.listing(options.kind), options.json)
+
+
+def _data(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import listing
+
+    _print(listing.data(options.action, options.name, options.out), options.json)
+
+
+def _doctor(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import doctor
+
+    _print(doctor.examine(), options.json)
+
+
+def _schema(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import schema
+
+    _print(schema.json_schema(options.verb_name), True)
+
+
+def _print(value: Any, as_json: bool) -> None:
+    """Results on stdout: JSON, or a list of rows as a table."""
+    import json
+
+    if as_json:
+        print(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+        return
+    rows = value if isinstance(value, list) else [{"what": k, "value": v} for k, v in value.items()]
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(name, "")) for name in names))
+    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def _cell(value: Any) -> str:
+    from rich.markup import escape
+
+    return escape(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""export: a model directory to hand over, with the passages beside it where it should answer from documents."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any, Literal
+
+from ...base import files
+from ...base.config import Settings
+from ...base.device import DTYPES
+from ...base.errors import UserError
+from ...data.steps.passages import FILE
+from ...hub import directory
+from ..artefact import Job
+
+ABOUT = "assistant.json"
+
+
+class Config(Settings):
+    model: str
+    """The model to hand over."""
+    passages: str | None = None
+    """Stage or folder with passages.sqlite: the result answers from them, each answer checked."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights on disk."""
+    title: str = ""
+    """What the chat page calls it."""
+    examples: list[str] = []
+    """Questions that the chat page offers."""
+
+
+REFERENCES = ("model", "passages")
+
+
+def run(config: Config, job: Job) -> dict[str, Any]:
+    """Copy weights (in `dtype`), tokenizer and passages into one directory that `modelworks serve` opens."""
+    opened = directory.load(job.input("model"), dtype=DTYPES[config.dtype])
+    directory.save(job.folder, opened.model, opened.family, opened.config, opened.tokenizer, dict(opened.facts))
+    parameters = sum(p.numel() for p in opened.model.parameters())
+    metrics: dict[str, Any] = {"parameters": parameters}
+    if "passages" in job.inputs:
+        source = job.input("passages") / FILE
+        if not source.is_file():
+            raise UserError(f"{source}: there are no passages here; run prepare with the step passages first.")
+        with files.disk_errors(job.folder):
+            shutil.copyfile(source, job.folder / FILE)
+        metrics["passage_bytes"] = source.stat().st_size
+        files.write_json(job.folder / ABOUT, {"title": config.title or job.name, "examples": config.examples})
+    return metrics

@@ -1,0 +1,191 @@
+"""train: a model learns an objective on data; every training there is, from pre-training to hardening.
+
+The settings of a train stage are flat: its own (below), those of training (`train.settings.TrainSettings`) and
+those of the objective (`objectives/<name>.py`, class `Config`). Each key belongs to the first of them that has it.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import nn
+
+from ...base import config as settings
+from ...base import folders, seeds
+from ...base.config import Count, Lines, Settings
+from ...base.device import choose_device, set_threads
+from ...base.errors import UserError, nearest
+from ...base.log import say
+from ...base.protocols import Context, Objective
+from ...data import tokens
+from ...data.tokenizer import Tokenizer
+from ...hub import directory, presets
+from ...train.loop import train
+from ...train.run import start
+from ...train.settings import TrainSettings
+from .. import artefact
+from ..artefact import Job
+
+OBJECTIVES = "modelworks.objectives"
+
+
+class Own(Settings):
+    """What is trained, on what."""
+
+    objective: str
+    """What to learn: a name of `modelworks ls objectives`."""
+    model: str | dict[str, Any]
+    """What to start from: a stage, a folder, a hub name, a preset, or {preset: NAME, and its settings}."""
+    data: str
+    """What to learn from: a stage or a folder."""
+    tokenizer: str | None = None
+    """Whose tokenizer a fresh model gets; a model that exists keeps its own."""
+    max_len: Count = Field(256, ge=8)
+    """Row length in tokens."""
+    device: str = "auto"
+    """Where to compute."""
+
+
+class Config(Settings):
+    """A checked train stage: its own settings, those of training and those of the objective."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+
+    own: Own
+    train: TrainSettings
+    learn: Settings
+
+    @property
+    def model(self) -> str | None:
+        """The model as a reference; None where a preset is named, which is no input."""
+        model = self.own.model
+        return model if isinstance(model, str) and model not in presets.presets() else None
+
+    @property
+    def data(self) -> str:
+        return self.own.data
+
+    @property
+    def tokenizer(self) -> str | None:
+        return self.own.tokenizer
+
+    def model_dump(self, **options: Any) -> dict[str, Any]:
+        """All settings, flat again: what the digest and artefact.json hold."""
+        return {
+            **self.own.model_dump(**options),
+            **self.train.model_dump(**options),
+            **self.learn.model_dump(**options),
+        }
+
+
+REFERENCES = ("model", "data", "tokenizer")
+
+
+def configure(data: dict[str, Any], where: str, lines: Lines | None = None, at: tuple[str, ...] = ()) -> Config:
+    """Sort flat settings to their owners and check each. Raises UserError with file:line and the nearest key."""
+    flat = {**data, **data.get("budget", {})}
+    flat.pop("budget", None)
+    if "objective" not in flat:
+        raise UserError(f"{where}: a train stage needs 'objective'; `modelworks ls objectives` lists them.")
+    learn = folders.find(OBJECTIVES, str(flat["objective"])).Config
+    owners: list[type[Settings]] = [Own, TrainSettings, learn]
+    parts: list[dict[str, Any]] = [{}, {}, {}]
+    for key, value in flat.items():
+        owner = next((n for n, cls in enumerate(owners) if key in cls.model_fields), None)
+        if owner is None:
+            known = [name for cls in owners for name in cls.model_fields]
+            line = (lines or {}).get((*at, key)) or (lines or {}).get(at)
+            place = f"{where}:{line}" if line else where
+            raise UserError(f"{place}: '{'.'.join((*at, key))}' is not a setting{nearest(key, known)}.")
+        parts[owner][key] = value
+    own, training, learning = (settings.build(c, p, where, lines, at) for c, p in zip(owners, parts, strict=True))
+    return Config.model_construct(own=own, train=training, learn=learning)
+
+
+def run(config: Config, job: Job) -> dict[str, Any]:
+    """Train, going on from the newest good checkpoint of this very job, and write the model directory."""
+    set_threads()
+    device = choose_device(config.own.device)
+    made = _model(config, job)
+    original = copy.deepcopy(made.model).requires_grad_(False).eval() if _needs_start(config) else None
+    model = made.model.to(device).train()
+    objective = _objective(config, job, made.tokenizer, original, device)
+    trained = start(model, objective, config.train, job.scratch, log=say)
+    metrics = train(trained)
+    metrics = {key: value for key, value in metrics.items() if key != "skipped" or value}
+    for name in ("metrics.jsonl", "plan.json"):
+        if (job.scratch / name).exists():
+            (job.folder / name).write_bytes((job.scratch / name).read_bytes())
+    parameters = sum(p.numel() for p in model.parameters())
+    facts = {"stage": job.name, "objective": config.own.objective, "metrics": metrics, "settings": config.model_dump()}
+    facts |= {"lineage": {key: [p.name for p in paths] for key, paths in job.inputs.items()}, "seed": job.seed}
+    directory.save(job.folder, model.cpu(), made.family, made.config, made.tokenizer, facts)
+    return {"parameters": parameters, **metrics}
+
+
+def _model(config: Config, job: Job) -> directory.Loaded:
+    """The model to start from: an opened one, or a fresh one with the tokenizer that was named."""
+    if "model" in job.inputs:
+        opened = directory.load(job.input("model"))
+        if opened.tokenizer is None:
+            raise UserError(f"{job.input('model')}: has no tokenizer.json; put the model's tokenizer beside it.")
+        return opened
+    if "tokenizer" not in job.inputs:
+        raise UserError("a fresh model needs a tokenizer: name a tokenizer stage or a folder that holds one.")
+    tokenizer = Tokenizer.load(job.input("tokenizer"))
+    seeds.seed_everything(seeds.derive(job.seed, "weights") % 2**32)
+    built = presets.build(config.own.model, "model", vocab_size=tokenizer.vocab_size)
+    return directory.Loaded(built.model, tokenizer, built.family, built.config)
+
+
+def _needs_start(config: Config) -> bool:
+    """Only objectives that compare with the start get a copy of it (they say so)."""
+    named = [config.own.objective, getattr(config.learn, "inner", {}).get("objective")]
+    return any(getattr(folders.find(OBJECTIVES, name), "COMPARES", False) for name in named if name)
+
+
+def _objective(config: Config, job: Job, tokenizer: Any, original: nn.Module | None, device: torch.device) -> Objective:
+    context = Context(
+        data=_data(config, job),
+        tokenizer=tokenizer,
+        max_len=config.own.max_len,
+        rows=config.train.rows,
+        seed=seeds.derive(job.seed, "data") % 2**32,
+    )
+
+    def inner(name: str, values: dict[str, Any]) -> Objective:
+        module = folders.find(OBJECTIVES, name)
+        return module.build(settings.build(module.Config, values, f"inner objective {name}"), context)
+
+    context.inner = inner
+    if original is not None:
+        context.start = lambda: copy.deepcopy(original).to(device)
+    return folders.find(OBJECTIVES, config.own.objective).build(config.learn, context)
+
+
+def _data(config: Config, job: Job) -> Path:
+    """The data folder; the tokens that the tokenizer stage made from this very corpus stand in for the corpus."""
+    data = job.input("data")
+    if "tokenizer" in job.inputs and (data / "ledger.json").is_file():
+        made = job.input("tokenizer")
+        facts = artefact.facts(made)
+        if (made / tokens.INDEX).is_file() and facts.get("input_folders", {}).get("source") == [data.name]:
+            return made
+    return data
+
+
+def json_schema() -> dict[str, Any]:
+    """The settings of a train stage; those of the objectives are all listed, each is checked for its own."""
+    parts = [Own, TrainSettings, *(folders.find(OBJECTIVES, name).Config for name in folders.names(OBJECTIVES))]
+    properties: dict[str, Any] = {"budget": {"type": "object", "description": "steps or tokens, also at top level"}}
+    definitions: dict[str, Any] = {}
+    for part in reversed(parts):
+        one = part.model_json_schema()
+        properties |= one.get("properties", {})
+        definitions |= one.get("$defs", {})
+    shape = {"type": "object", "properties": properties, "additionalProperties": False, "$defs": definitions}
+    return {**shape, "required": ["objective", "model", "data"]}
