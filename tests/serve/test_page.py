@@ -21,6 +21,7 @@ from .page_hostile import HOSTILE  # noqa: E402
 from .page_stub import ANSWER, MODELS, PASSAGES, Stub, serving, stub_app  # noqa: E402
 
 expect = sync_api.expect
+expect.set_options(timeout=20_000)  # a busy machine is slow, not wrong
 TAGS = set(
     "P BR CODE PRE STRONG EM A UL OL LI H3 H4 BLOCKQUOTE HR SPAN DIV BUTTON SVG PATH MARK SECTION HEADER FOOTER".split()
 )
