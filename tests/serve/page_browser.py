@@ -43,7 +43,7 @@ class Seen:
         self.page.keyboard.press("Enter")
         answer = self.page.locator("[data-test=answer]").last
         if wait:
-            expect(answer).to_have_attribute("data-state", re.compile("done|failed|stopped"), timeout=20_000)
+            expect(answer).to_have_attribute("data-state", re.compile("done|failed|stopped"), timeout=60_000)
         return answer
 
     def shot(self, name: str) -> None:

@@ -388,11 +388,11 @@ def test_long_hostile_text_is_read_in_linear_time(opened: Opener) -> None:
         "[1]",
         "***",
     ]:
-        answer = {"message": {"content": unit * (100_000 // len(unit))}, "finish_reason": "stop"}
+        answer = {"message": {"content": unit * (50_000 // len(unit))}, "finish_reason": "stop"}
         page.route("**/v1/chat/completions", partial(fulfill, answer))
         started = time.monotonic()
         expect(seen.ask("huge")).to_have_attribute("data-state", "done")
-        assert time.monotonic() - started < 15, unit
+        assert time.monotonic() - started < 30, unit  # far more than it takes; a search that runs back takes minutes
         page.locator("[data-test=new]").click()
         page.unroute("**/v1/chat/completions")
 
