@@ -71,7 +71,8 @@ def perturb(
 
 def ascent(gradient: Tensor, length: float | Tensor) -> Tensor:
     """The step of L2 norm `length` in each row along `gradient` [..., D]; zero where that is zero or not finite."""
-    gradient = torch.nan_to_num(gradient.detach().float(), nan=0.0, posinf=0.0, neginf=0.0)
+    gradient = gradient.detach().to(torch.promote_types(gradient.dtype, torch.float32))
+    gradient = torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)
     largest = gradient.abs().amax(-1, keepdim=True)  # first, so that squares of tiny numbers do not vanish
     unit = gradient / largest.clamp_min(torch.finfo(torch.float32).tiny)
     return length * unit / torch.linalg.vector_norm(unit, dim=-1, keepdim=True).clamp_min(1.0)

@@ -33,6 +33,7 @@ _LIMITS = frozenset(
 )
 
 
+@functools.lru_cache(maxsize=100_000)
 def stem(word: str) -> str:
     """Verb and plural endings off, so that 'returns' meets 'Return'; names with dots or underscores keep theirs."""
     if not word.isalpha() or not word.isascii() or len(word) < 4:
@@ -53,7 +54,7 @@ def content(text: str) -> list[str]:
 def sentences(text: str) -> list[str]:
     """Split running text into sentences, English or Chinese; line breaks inside a sentence become spaces."""
     pieces = (re.sub(r"\s+", " ", piece).strip() for piece in _SENTENCE.split(text))
-    return [piece for piece in pieces if content(piece)]
+    return [piece for piece in pieces if _TOKEN.search(piece)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from .retrieve import Passage
 UNKNOWN = "I don't know."
 UNKNOWN_ZH = "我不知道。"
 SHOWN = 3  # passages put before the model
-VIEW = 280  # characters of each that it sees
+VIEW = 240  # characters of each that it sees
 
 _CITED = re.compile(r"^\s*\[(\d+)\]\s*")
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")

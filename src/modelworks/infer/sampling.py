@@ -108,25 +108,21 @@ class Picker:
             logits = penalise(logits, seen, self.penalty)
         if self.all_greedy:
             return logits.argmax(dim=-1)
-        probabilities, order = self.distribution(logits)
-        sums = probabilities.cumsum(dim=-1, dtype=torch.float64)
+        sums = self.distribution(logits).cumsum(dim=-1, dtype=torch.float64)
         # A hair below 1, so that rounding can never put a draw past the last word that is kept.
         below = [min(draw, 1 - 1e-12) for draw in draws]
         draw = torch.tensor(below, dtype=torch.float64, device=logits.device).unsqueeze(1)
-        place = torch.searchsorted(sums, draw * sums[:, -1:], right=True)
-        chosen = place.squeeze(1) if order is None else order.gather(1, place).squeeze(1)
+        chosen = torch.searchsorted(sums, draw * sums[:, -1:], right=True).squeeze(1)
         return chosen if self.greedy is None else torch.where(self.greedy, logits.argmax(dim=-1), chosen)
 
-    def distribution(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Probabilities after temperature and filters, and the word that stands at each place.
+    def distribution(self, logits: Tensor) -> Tensor:
+        """Probabilities [B, V] after temperature and filters; those kept are not normalised again.
 
-        Returns ([B, K], int64 [B, K]) likeliest first, or ([B, V], None) in the order of the vocabulary
-        where nothing has to be filtered. Probabilities of words that were filtered out are 0; those kept
-        are not normalised again.
+        Always in the order of the vocabulary, so that a draw means the same word whatever the other rows ask for.
         """
         scaled = logits / self.temperature
         if self.top_k is None and self.top_p is None and self.min_p is None:
-            return scaled.softmax(dim=-1), None
+            return scaled.softmax(dim=-1)
         if 0 < self.widest < logits.shape[-1]:
             scaled, order = scaled.topk(self.widest, dim=-1)
         else:
@@ -142,7 +138,7 @@ class Picker:
         if self.min_p is not None:
             keep &= probabilities >= self.min_p * probabilities[:, :1]
         keep[:, 0] = True
-        return probabilities * keep, order
+        return torch.zeros_like(logits).scatter_(1, order, probabilities * keep)
 
 
 def penalise(logits: Tensor, seen: Tensor, penalty: Tensor) -> Tensor:

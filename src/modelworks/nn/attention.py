@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blockwise import LONGEST, Blockwise
 from .layout import Layout
 
 Seen = tuple[Tensor | None, bool]
@@ -20,6 +21,14 @@ class Causal(nn.Module):
 
     def forward(self, layout: Layout, dtype: torch.dtype) -> Seen:
         return layout.once((self, dtype), lambda: self._seen(layout, dtype))
+
+    def square(self, layout: Layout, dtype: torch.dtype) -> Tensor:
+        """The additive mask of a whole pass, also where plain causality would need none."""
+        mask, _ = self(layout, dtype)
+        if mask is not None:
+            return mask
+        hidden = torch.full((layout.seq, layout.seq), float("-inf"), dtype=dtype, device=layout.device)
+        return layout.once((self, dtype, "square"), lambda: hidden.triu_(1))
 
     def _seen(self, layout: Layout, dtype: torch.dtype) -> Seen:
         fresh = layout.cache is None or layout.cache.longest == 0
@@ -55,7 +64,7 @@ class Attention(nn.Module):
         out: nn.Linear,
         d_head: int,
         layer: int,
-        mask: nn.Module,
+        mask: Causal,
         position: nn.Module,
         query_norm: nn.Module | None = None,
         key_norm: nn.Module | None = None,
@@ -64,7 +73,8 @@ class Attention(nn.Module):
         super().__init__()
         self.query, self.key, self.value, self.out = query, key, value, out
         self.query_norm, self.key_norm = query_norm or nn.Identity(), key_norm or nn.Identity()
-        self.position, self.mask = position, mask
+        self.position = position
+        self.mask: Causal = mask
         self.d_head, self.layer, self.dropout = d_head, layer, dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
@@ -80,9 +90,11 @@ class Attention(nn.Module):
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor, layout: Layout) -> Tensor:
-        mask, is_causal = self.mask(layout, queries.dtype)
         dropout = self.dropout if self.training else 0.0
         n_heads, n_kv_heads = queries.shape[1], keys.shape[1]
+        if queries.requires_grad and not dropout and layout.cache is None and _suits_blocks(queries):
+            return Blockwise.apply(queries, keys, values, self.mask.square(layout, queries.dtype))
+        mask, is_causal = self.mask(layout, queries.dtype)
         if layout.seq == 1 and n_heads != n_kv_heads:
             # One query a head: the heads of a group stand in the time axis, and no key is copied.
             grouped = queries.view(layout.batch, n_kv_heads, -1, self.d_head)
@@ -91,3 +103,7 @@ class Attention(nn.Module):
         return F.scaled_dot_product_attention(
             queries, keys, values, mask, dropout, is_causal, enable_gqa=n_heads != n_kv_heads
         )
+
+
+def _suits_blocks(queries: Tensor) -> bool:
+    return queries.device.type == "cpu" and 1 < queries.shape[2] <= LONGEST

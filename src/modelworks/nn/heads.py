@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from .precision import matrix_dtype
+
 IGNORED = -100
 """A label that is not counted (the convention of torch and Hugging Face)."""
 
@@ -41,54 +43,57 @@ class CrossEntropy(torch.autograd.Function):
     """log-sum-exp(h W') - (h W')[label], a few rows at a time, so that the full logits never exist.
 
     hidden [N, D], weight [V, D], labels [N] -> float32 losses [N]; any weights may multiply them afterwards.
-    The slope of the logits, softmax - one-hot, is kept from the forward pass while it is small (`KEEP` bytes
-    in the format that matrices multiply in) and worked out again in the backward pass otherwise.
+    The slope of the logits is softmax - one-hot = e / sum(e) - one-hot with e = exp(logits - max). Only e is
+    kept, in the format that matrices multiply in, while it is small (`KEEP` bytes), else it is worked out again
+    in the backward pass; the rest of the slope scales rows of D numbers and never touches V of them.
     """
 
-    ROWS = 1 << 20  # logits a chunk: 4 MB in float32 stay in the processor's cache
+    CHUNK = 1 << 20
+    """Logits in a chunk: 4 MB in float32 stay in the processor's cache."""
     KEEP = 256 << 20
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-        kind = hidden.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        with torch.autocast(kind, enabled=False):
+        dtype = matrix_dtype(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
             rows, table = hidden.to(dtype), weight.to(dtype)
-            size = max(1, CrossEntropy.ROWS // weight.shape[0])
-            needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
-            keep = needed and hidden.shape[0] * weight.shape[0] * dtype.itemsize <= CrossEntropy.KEEP
-            losses, slopes = [], []
-            for part, wanted in zip(rows.split(size), labels.split(size), strict=True):
-                loss, slope = _chunk(part, table, wanted, keep)
-                losses.append(loss)
-                slopes.append(slope)
-        ctx.size, ctx.dtypes = size, (hidden.dtype, weight.dtype)
-        ctx.save_for_backward(rows, table, labels, *(slopes if keep else ()))
-        return torch.cat(losses) if losses else hidden.new_zeros(0, dtype=torch.float32)
+            size = max(1, CrossEntropy.CHUNK // len(table))
+            keep = any(ctx.needs_input_grad) and len(rows) * len(table) * dtype.itemsize <= CrossEntropy.KEEP
+            losses = hidden.new_empty(len(rows), dtype=torch.float32)
+            sums = torch.empty_like(losses)
+            kept = rows.new_empty(len(rows) if keep else 0, len(table))
+            for start in range(0, len(rows), size):
+                here = slice(start, start + size)
+                exponentials, chosen = _exponentials(rows[here], table, labels[here])
+                torch.sum(exponentials, 1, out=sums[here])
+                torch.sub(sums[here].log(), chosen, out=losses[here])
+                if keep:
+                    kept[here] = exponentials
+        ctx.size, ctx.dtypes = len(rows) if keep else size, (hidden.dtype, weight.dtype)
+        ctx.save_for_backward(rows, table, labels, sums, kept)
+        return losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        rows, table, labels, *slopes = ctx.saved_tensors
+        rows, table, labels, sums, kept = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):
+            scale = (grad / sums)[:, None]
             to_rows = torch.empty_like(rows)
             to_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-            for number, start in enumerate(range(0, len(rows), ctx.size)):
+            for start in range(0, len(rows), max(1, ctx.size)):
                 here = slice(start, start + ctx.size)
-                slope = slopes[number] if slopes else _chunk(rows[here], table, labels[here], True)[1]
-                slope = slope * grad[here, None].to(slope.dtype)
-                torch.mm(slope, table, out=to_rows[here])
-                to_table += slope.t() @ rows[here]
+                shares = kept if len(kept) else _exponentials(rows[here], table, labels[here])[0].to(rows.dtype)
+                torch.mm(shares, table, out=to_rows[here])
+                to_table += shares.t() @ (rows[here] * scale[here]).to(rows.dtype)
+            to_rows = to_rows * scale - table[labels] * grad[:, None]
+            to_table.index_add_(0, labels, rows * grad[:, None], alpha=-1)
         return to_rows.to(ctx.dtypes[0]), to_table.to(ctx.dtypes[1]), None
 
 
-def _chunk(rows: Tensor, table: Tensor, labels: Tensor, slope: bool) -> tuple[Tensor, Tensor]:
-    """Losses of a chunk, and softmax - one-hot in the rows' dtype when asked (else an empty tensor)."""
+def _exponentials(rows: Tensor, table: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(logits - max) of a chunk [n, V] and the labels' own exponents [n], both float32."""
     logits = F.linear(rows, table).float()
-    total = logits.logsumexp(1)
-    losses = total - logits.gather(1, labels[:, None]).squeeze(1)
-    if not slope:
-        return losses, logits.new_empty(0)
-    share = logits.sub_(total[:, None]).exp_()
-    share[torch.arange(len(labels), device=labels.device), labels] -= 1
-    return losses, share.to(rows.dtype)
+    logits -= logits.amax(1, keepdim=True)
+    chosen = logits.gather(1, labels[:, None]).squeeze(1)
+    return logits.exp_(), chosen

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from .layout import Layout
 
@@ -22,32 +25,46 @@ class Rotary(nn.Module):
         self._table: Tensor | None = None
 
     def table(self, length: int, device: torch.device) -> Tensor:
-        """cos and sin of positions 0 .. length-1 (or more), float32 [2, length, D]; grown on demand."""
+        """cos, and sin with its first half negative, of positions 0 .. length-1 or more: float32 [2, length, D]."""
         if self._table is None or self._table.shape[1] < length or self._table.device != device:
-            # Made as a plain tensor also where inference is on: training may use the same table afterwards.
-            with torch.inference_mode(False):
-                room = max(256, 1 << (length - 1).bit_length())
-                inverse = self.theta ** -(torch.arange(0, self.d_head, 2, dtype=torch.float64) / self.d_head)
-                angle = torch.outer(torch.arange(room, dtype=torch.float64), inverse)
-                angle = torch.cat((angle, angle), dim=-1)
-                self._table = torch.stack((angle.cos(), angle.sin())).float().to(device)
+            room = max(256, 1 << (length - 1).bit_length())
+            inverse = self.theta ** -(torch.arange(0, self.d_head, 2, dtype=torch.float64, device="cpu") / self.d_head)
+            angle = torch.outer(torch.arange(room, dtype=torch.float64, device="cpu"), inverse)
+            cos, sin = angle.cos(), angle.sin()
+            self._table = torch.stack((torch.cat((cos, cos), 1), torch.cat((-sin, sin), 1))).float().to(device)
         return self._table
 
     def _at(self, layout: Layout) -> tuple[Tensor, Tensor]:
         table = self.table(layout.end, layout.device)
-        if layout.start is not None:
-            table = table[:, layout.start : layout.end]
-        else:
-            table = table[:, layout.positions]
-        table = table.unsqueeze(-2)
-        return table[0], table[1]
+        rows = slice(layout.start, layout.end) if layout.start is not None else layout.positions
+        cos, sin = table[:, rows].unsqueeze(-2)
+        return cos, sin
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Turn queries or keys [B, T, H, D] by their positions; float32 inside, the same dtype out."""
         cos, sin = layout.once(self, lambda: self._at(layout))
-        half = self.d_head // 2
-        turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-        return (x * cos + turned * sin).to(x.dtype)
+        return Turn.apply(x, cos, sin) if torch.is_grad_enabled() else _turn(x, cos, sin)
+
+
+class Turn(torch.autograd.Function):
+    """x turned by an angle; the slope is turned back by it, so nothing but the table is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(grad, cos, -sin), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x cos + (the halves of x in the other order) sin; the first half of `sin` is negative."""
+    first, second = x.chunk(2, -1)
+    return (x * cos).add_(torch.cat((second, first), -1) * sin).to(x.dtype)
 
 
 class Unrotated(nn.Module):

@@ -110,7 +110,7 @@ class DPO:
 
     def _sums(self, model: nn.Module, batch: Batch, reference: Tensor, look: bool = False) -> dict[str, Tensor]:
         scores, lengths = answer_scores(model, batch)
-        start = reference[batch.inputs["pair"].cpu()].to(scores)
+        start = reference[batch.inputs["pair"]].to(scores)
         gain = scores - start
         means = scores / lengths
         if self.config.length_normalised:
@@ -161,7 +161,7 @@ class DPO:
                 batch = self._batch(data, group).to(device)
                 out[group] = answer_scores(frozen, batch)[0].float().cpu()
                 bar.advance(len(group))
-        return out
+        return out.to(device)
 
     def _fingerprint(self) -> str:
         return files.digest([self.size, [pair.id for pair in self.train.kept], self.train.lengths.tolist()])[:16]

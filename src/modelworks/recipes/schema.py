@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from pydantic import Field
+
 from ..base import config, folders
 from ..base.config import Lines, Settings
 from ..base.errors import UserError, nearest
@@ -25,7 +27,7 @@ class Serve(Settings):
 
     model: str
     """Stage whose artefact `modelworks serve` and `modelworks chat` are told to open."""
-    ask: list[str] = []
+    ask: list[str] = Field(default_factory=list)
     """Questions answered at the end of the run, to show what was made."""
 
 
@@ -146,15 +148,13 @@ def _fill(value: Any, data: str | list[str] | None, place: str) -> Any:
         return {k: _fill(v, data, place) for k, v in value.items()}
     if isinstance(value, list):
         filled = [_fill(v, data, place) for v in value]
-        return [
-            x
-            for v, raw in zip(filled, value, strict=True)
-            for x in (v if raw == "{data}" and isinstance(v, list) else [v])
-        ]
+        return [x for v in filled for x in (v if isinstance(v, list) else [v])]
     if isinstance(value, str) and "{data}" in value:
         if data is None:
             raise UserError(f"{place}: this recipe works on your data: add --set data=PATH (a file or a folder).")
-        return data if value == "{data}" else value.replace("{data}", str(data))
+        several = data if isinstance(data, list) else [data]
+        texts = [value.replace("{data}", one) for one in several]
+        return texts[0] if len(texts) == 1 else texts
     return value
 
 

@@ -235,13 +235,13 @@ class Save(Hook):
         """Save when it is time. Raises SystemExit (143 or 130) after the save that a signal asked for."""
         pause = max(self.every, self.took / SAVE_SHARE if self.every else 0.0)
         wanted = run.done or time.monotonic() - self.last >= pause
-        signal, due = parallel.largest(run.interrupt.number, int(wanted))
+        signal, due, broken = parallel.largest(run.interrupt.number, int(wanted), int(run.interrupt.broke_off))
         if (signal or due) and self.at != run.step:
             self.began = time.monotonic()
             checkpoint.save(run)
             self.last, self.at = time.monotonic(), run.step
             self.took = self.last - self.began
-        if signal and not run.done:
+        if signal and (broken or not run.done):
             run.log(f"stopped by a signal after step {run.step} and saved; run the same command to go on")
             raise SystemExit(128 + signal)
 

@@ -18,6 +18,8 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.number = 0
+        self.broke_off = False
+        """True when an evaluation was left unfinished: then even a run at its end must be taken up again."""
         self._eager = False
 
     @contextlib.contextmanager
@@ -38,12 +40,14 @@ class Interrupt:
             raise SystemExit(128 + number)
         self.number = number
         if self._eager:
+            self.broke_off = True
             raise Stopped
 
     @contextlib.contextmanager
     def eager(self) -> Iterator[None]:
         """Inside the block a signal raises `Stopped` instead of waiting for the end of the step."""
         if self.number:
+            self.broke_off = True
             raise Stopped
         self._eager = True
         try:

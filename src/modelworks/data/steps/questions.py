@@ -54,9 +54,11 @@ def build(source: Path, out: Path, config: Config, seed: int) -> dict[str, int]:
     passages = Passages(out / FILE)
     everything = passages.all()
     counts = {}
+    rarity = Counter(term for p in everything for term in set(terms(p.text)))
+    once = {s for s, n in Counter(_summary(p) for p in everything if p.kind == "code").items() if n == 1}
     for split in ("train", "validation", "test"):
         rng = seeds.generator(seed, "questions", split)
-        items = _items(everything, split, config, rng)
+        items = _items(everything, split, config, rarity, once, rng)
         rows = [_row(item, passages, split, n, rng) for n, item in enumerate(items)]
         lines.write(out / "questions" / f"{split}.jsonl.zst", (row["question"] for row in rows))
         talks = [row["conversation"] for row in rows]
@@ -67,19 +69,20 @@ def build(source: Path, out: Path, config: Config, seed: int) -> dict[str, int]:
     return counts
 
 
-def _items(everything: list[Passage], split: str, config: Config, rng: random.Random) -> list[Item]:
+def _items(
+    everything: list[Passage], split: str, config: Config, rarity: Counter[str], once: set[str], rng: random.Random
+) -> list[Item]:
+    """Items about passages of the split, drawn at random. `once` holds the summaries that only one passage has."""
     phrases = _phrasing.train_phrases if split == "train" else _phrasing.held_out_phrases
     limit = config.train if split == "train" else config.held_out
     mine = [p for p in everything if p.split == split]
-    once = {s for s, n in Counter(_summary(p) for p in everything if p.kind == "code").items() if n == 1}
+    rng.shuffle(mine)
     made: list[Item] = []
-    rarity = Counter(term for p in everything for term in set(terms(p.text)))
     for passage in mine:
-        made += (
-            _about_code(passage, phrases, once, rng)
-            if passage.kind == "code"
-            else _about_text(passage, phrases, rarity, rng)
-        )
+        code = passage.kind == "code"
+        made += _about_code(passage, phrases, once, rng) if code else _about_text(passage, phrases, rarity, rng)
+        if len(made) > limit + limit // 2:
+            break
     rng.shuffle(made)
     wrong = [_unanswerable(item, everything, phrases, rng) for item in made[: int(limit * config.unanswerable)]]
     made = made[len(wrong) : limit] + [item for item in wrong if item]

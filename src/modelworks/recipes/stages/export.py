@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import Any, Literal
 
+from pydantic import Field
+
 from ...base import files
 from ...base.config import Settings
 from ...base.device import DTYPES
@@ -25,7 +27,7 @@ class Config(Settings):
     """Number format of the weights on disk."""
     title: str = ""
     """What the chat page calls it."""
-    examples: list[str] = []
+    examples: list[str] = Field(default_factory=list)
     """Questions that the chat page offers."""
 
 
