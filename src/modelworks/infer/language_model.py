@@ -164,8 +164,8 @@ class LanguageModel:
         nats = torch.tensor([score for score, _ in self.engine.scores(pairs)], dtype=torch.float64)
         out = []
         for row in nats.view(len(texts), len(labels)).softmax(dim=1).tolist():
-            probabilities = dict(zip(labels, row, strict=True))
-            out.append({"label": max(labels, key=lambda label: probabilities[label]), "probabilities": probabilities})
+            best = max(range(len(labels)), key=row.__getitem__)
+            out.append({"label": labels[best], "probabilities": dict(zip(labels, row, strict=True))})
         return out
 
     def _fits(self, many: Sequence[Sequence[int]]) -> None:
