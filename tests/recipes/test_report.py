@@ -7,13 +7,14 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
-import example_run
 import pytest
 import yaml
 
 from modelworks.base.errors import DamagedError, UserError
 from modelworks.recipes import card, report
 from modelworks.recipes.report_parts import facts, numbers, page
+
+from . import example_run
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 

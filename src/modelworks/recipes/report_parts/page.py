@@ -94,7 +94,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "",
 
     The last `sums` rows are set apart.
     """
-    numeric = [all(_is_number(row[n]) for row in rows) for n in range(len(head))]
+    columns = [[str(row[n]) for row in rows] for n in range(len(head))]
+    numeric = [all(map(_is_number, cells)) and any(any(map(str.isdigit, cell)) for cell in cells) for cells in columns]
 
     def cell(name: str, n: int, value: Any) -> Html:
         return tag(name, value, class_="n") if numeric[n] else tag(name, value)
@@ -109,10 +110,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[Any]], caption: str = "",
     return tag("div", tag("table", *inside), class_="wide", tabindex="0")
 
 
-def _is_number(value: Any) -> bool:
-    if str(value).startswith("<"):
+def _is_number(text: str) -> bool:
+    if text.startswith("<"):
         return False
-    text = str(value).split("<")[0].replace(",", "").replace("\u2212", "-").strip()
+    text = text.split("<")[0].replace(",", "").replace("\u2212", "-").strip()
     if text in ("", "\u2013"):
         return True
     return text.lstrip("+-").split(" ")[0].rstrip("%").replace(".", "", 1).isdigit()

@@ -80,6 +80,7 @@ def ledger(name: str, rows: Sequence[tuple[str, float, float, float]]) -> str:
             axes.barh(places, made, left=old, height=0.62, color=SERIES[2], label="added")
         axes.barh(places, left, left=kept, height=0.62, color=SERIES[1], label="left out")
         axes.set_yticks(list(places), [row[0] for row in rows])
+        axes.locator_params(axis="x", integer=True)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.set_xlabel("documents")
         axes.grid(visible=False, axis="y")
