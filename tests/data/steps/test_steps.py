@@ -47,7 +47,7 @@ def test_extract_cleans_markdown_and_rst() -> None:
     assert text is not None
     assert "Head\n\nSome bold and it, a link pic" in text and "a = b['c'](d)  # **kept**" in text
     assert "| 1 | 2_3_4 |" in text and "---" not in text and "no -->" not in text and "```" not in text
-    rst = ".. _top:\n\nHead\n====\n\nUse :func:`os.path.join` or :class:`the class <x.Y>` with ``code``.\n\n.. note:: hi\n"
+    rst = ".. _top:\n\nHead\n====\n\nUse :func:`os.path.join` or :class:`the class <x.Y>` with ``code``.\n\n.. note:: hi\n|====|===|\n+----+---+\n"
     assert (run(extract, rst, format="rst")[0] or "").split() == (
         "Head Use os.path.join or the class with code.".split()
     )

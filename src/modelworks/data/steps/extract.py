@@ -13,7 +13,9 @@ from ..decode import language
 
 _ROLE = re.compile(r":(?:[a-z]+:)?[a-z]+:`~?([^`<]+?)(?:\s*<[^`>]*>)?`")
 _LITERAL = re.compile(r"``([^`\n]+)``")
-_RST_LINE = re.compile(r"^(?:\.\. (?:_[^\n]*:|[\w:-]+::[^\n]*|\|[^\n]*)|[=~^\"'`#*+-]{3,}|\s+:[\w-]+:(?: [^\n]*)?)$")
+_RST_LINE = re.compile(
+    r"^(?:\.\. (?:_[^\n]*:|[\w:-]+::[^\n]*|\|[^\n]*)|[=~^\"'`#*+-]{3,}|[|+][=|+ -]{3,}[|+]|\s+:[\w-]+:(?: [^\n]*)?)$"
+)
 _FRONT = re.compile(r"\A---\n.*?\n(?:---|\.\.\.)\n", re.S)
 _COMMENT = re.compile(r"<!--.*?-->", re.S)
 _IMAGE = re.compile(r"!\[([^\]]*)\]\([^)\s]*(?:\s+\"[^\"]*\")?\)")
