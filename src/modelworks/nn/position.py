@@ -24,6 +24,7 @@ class Rotary(nn.Module):
         self.d_head, self.theta = d_head, theta
         self._table: Tensor | None = None
 
+    @torch.inference_mode(False)  # a plain tensor also where inference is on: training may use it afterwards
     def table(self, length: int, device: torch.device) -> Tensor:
         """cos, and sin with its first half negative, of positions 0 .. length-1 or more: float32 [2, length, D]."""
         if self._table is None or self._table.shape[1] < length or self._table.device != device:
