@@ -4,6 +4,7 @@ and neighbours that leak nothing, and directories that survive the way out and b
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,6 +34,15 @@ def scramble(model: torch.nn.Module) -> None:
 
 def gap(left: Tensor, right: Tensor) -> float:
     return (left - right).abs().max().item()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Tiny tensors: one thread is quicker than two that wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=FAMILIES)

@@ -51,9 +51,28 @@ def test_published_flops_of_gpt3_follow_from_its_shape() -> None:
     assert arithmetic.training_flops(shape, 2048) * 300e9 == pytest.approx(3.14e23, rel=0.03)
 
 
-def test_training_memory_is_in_the_right_order() -> None:
-    shape = qwen3.shape(qwen3.PRESETS["qwen3-micro"])
-    memory = arithmetic.training_memory(shape, 256, 16)
-    assert memory.weights == 4 * arithmetic.parameters(shape)
-    assert memory.optimiser == 2 * memory.weights
+def held_for_the_backward_pass(model: torch.nn.Module, tokens: torch.Tensor, bfloat16: bool) -> int:
+    """Bytes of all storage, weights apart, that autograd keeps after a forward pass."""
+    weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    held: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        model(tokens, labels=tokens)
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in weights)
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize("family, seq", [(qwen3, 256), (qwen3, 1100), (gpt2, 128)])
+def test_activations_are_what_autograd_keeps(family, seq: int, bfloat16: bool) -> None:
+    preset = next(iter(family.PRESETS.values()))
+    config = preset.model_copy(update={"n_layers": 2, "vocab_size": 500, "max_len": 2048})
+    held = held_for_the_backward_pass(family.build(config), torch.randint(500, (2, seq)), bfloat16)
+    memory = arithmetic.training_memory(family.shape(config), seq, 2, width=2 if bfloat16 else 4)
+    assert memory.activations == pytest.approx(held, rel=0.1)
+    assert memory.optimiser == 2 * memory.weights == 2 * memory.gradients
     assert memory.total == memory.weights + memory.gradients + memory.optimiser + memory.activations

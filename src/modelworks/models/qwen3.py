@@ -72,7 +72,7 @@ PRESETS = {
     "qwen3-nano": _own(128, 4, 4, 2, 320),
     "qwen3-micro": _own(192, 4, 6, 2, 512),
     "qwen3-mini": _own(384, 6, 6, 2, 1024),
-    "qwen3-small": _own(512, 12, 8, 4, 1408),
+    "qwen3-small": _own(512, 10, 8, 4, 1408),
     "qwen3-base": _own(768, 12, 12, 4, 2048),
     "qwen3-0.6b": _published(1024, 28, 16, 3072, tied=True),
     "qwen3-1.7b": _published(2048, 28, 16, 6144, tied=True),

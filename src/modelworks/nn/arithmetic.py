@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from . import blockwise
+from .heads import CrossEntropy
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
@@ -82,16 +85,20 @@ def training_memory(shape: Shape, seq: int, rows: int, *, width: int = 2, states
     """Bytes to train `rows` rows of `seq` tokens: float32 weights and gradients, `states` float32 numbers a
     parameter in the optimiser (AdamW 2, Muon 1), activations in numbers of `width` bytes (bfloat16 2).
 
-    Activations are what the backward pass of our blocks keeps: per token and layer the float32 residual
-    stream before each norm (two), and in the compute format the inputs of all matrices, queries, keys,
-    values, their mixture and the gate's two factors.
+    Activations are what the backward pass of our parts keeps, per token and layer: the float32 residual stream
+    before both norms; the inputs of all matrices; queries and keys before and after their norm, values, their
+    mixture; what stands between the feed-forward matrices; the attention kept by blocks; once, the head's
+    exponentials; and the matrices themselves when they are converted to a narrower format.
     """
     count = parameters(shape)
     heads, kv = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-    per_layer = 2 * 4 * shape.d_model + width * (
-        2 * shape.d_model + 2 * (heads + kv) + kv + heads + shape.feedforward_matrices * shape.d_ff
-    )
-    head = width * (shape.d_model + shape.vocab_size)
+    inner = (4 if shape.feedforward_matrices == 3 else 2) * shape.d_ff
+    shares = shape.n_heads * (seq + min(seq, blockwise.QUERIES)) // 2 if seq <= blockwise.LONGEST else 0
+    per_layer = 2 * 4 * shape.d_model + width * (2 * shape.d_model + 3 * (heads + kv) + inner + shares)
     tokens = seq * rows
-    activations = tokens * (shape.n_layers * per_layer + 4 * shape.d_model + head)
+    head = width * shape.vocab_size * tokens
+    head = head if head <= CrossEntropy.KEEP else 0
+    activations = tokens * (shape.n_layers * per_layer + (4 + width) * shape.d_model) + head
+    if width < 4:
+        activations += width * (shape.n_layers * layer_matrices(shape) + shape.vocab_size * shape.d_model)
     return Memory(4 * count, 4 * count, 4 * states * count, activations)

@@ -33,6 +33,7 @@ class KVCache:
         self.max_len = max_len
         self.longest, self.ragged = 0, False
         self._slots: Tensor | None = None
+        self._rows: Tensor | None = None
 
     @property
     def slots(self) -> Tensor:
@@ -49,15 +50,15 @@ class KVCache:
             )
         if self.ragged:
             self._slots = self.lengths[:, None] + torch.arange(seq, device=self.lengths.device)
+            self._rows = torch.arange(len(self.lengths), device=self.lengths.device)[:, None]
 
     def write(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store [B, K, T, D] of the running pass; returns all that may be attended to, [B, K, S, D]."""
         end = self.longest + keys.shape[2]
         all_keys, all_values = self.keys[layer], self.values[layer]
         if self.ragged:
-            rows = torch.arange(keys.shape[0], device=keys.device)[:, None]
-            all_keys[rows, :, self.slots] = keys.transpose(1, 2).to(all_keys.dtype)
-            all_values[rows, :, self.slots] = values.transpose(1, 2).to(all_values.dtype)
+            all_keys[self._rows, :, self.slots] = keys.transpose(1, 2).to(all_keys.dtype)
+            all_values[self._rows, :, self.slots] = values.transpose(1, 2).to(all_values.dtype)
         else:
             all_keys[:, :, self.longest : end] = keys
             all_values[:, :, self.longest : end] = values
