@@ -20,10 +20,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from train.toys import Next, build, silent
+
 from modelworks.train.loop import train
 from modelworks.train.run import start
 from modelworks.train.settings import TrainSettings
-from train.toys import Next, build, silent
 
 SETTINGS = TrainSettings(
     steps=24, accumulate=2, ema=0.9, evaluate_every=7, patience=4, save_every=0, log_every=5, dtype="auto", track=[]

@@ -90,10 +90,15 @@ def test_resume_is_exact(tmp_path: Path, calm: tuple[Any, ...], stops: tuple[int
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_breaks_off_an_evaluation(tmp_path: Path, calm: tuple[Any, ...], number: int, status: int) -> None:
+@pytest.mark.parametrize("at", [10, 20, 24])
+def test_a_signal_breaks_off_an_evaluation(
+    tmp_path: Path, calm: tuple[Any, ...], at: int, number: int, status: int
+) -> None:
+    """In the middle, at a step that is logged too, and at the very last step: the restart makes up for it."""
+
     class Slow(Next):
         def evaluate(self, model: torch.nn.Module) -> dict[str, float]:
-            if self.at == 20:  # two batches a step: step 10
+            if self.at == 2 * at:  # two batches a step
                 os.kill(os.getpid(), number)
                 time.sleep(60)
             return super().evaluate(model)
@@ -104,7 +109,7 @@ def test_a_signal_breaks_off_an_evaluation(tmp_path: Path, calm: tuple[Any, ...]
         train(run)
     assert end.value.code == status and time.monotonic() - began < 10
     run = begin(tmp_path)
-    assert run.step == 10
+    assert run.step == at
     assert result(run, train(run)) == calm
 
 

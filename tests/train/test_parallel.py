@@ -20,10 +20,11 @@ STEPS = 8
 
 def work(folder: Path, ranks: int, stop: int) -> None:
     """Train in float64 on this rank; rank 0 writes the weights. `stop`: tell one rank only to stop after that step."""
+    from train.toys import Next, build, silent
+
     from modelworks.base.distributed import rank
     from modelworks.train.loop import train
     from modelworks.train.run import start
-    from train.toys import Next, build, silent
 
     torch.set_num_threads(1)
     settings = TrainSettings(

@@ -56,7 +56,7 @@ class Chat:
         device = next(model.parameters()).device
         nats, count = 0.0, 0
         for batch in self.validation.validation_batches():
-            nats += float(self.loss(model, batch.to(device))["loss"])
+            nats += float(self.loss(model, batch.to(device))["loss"].detach())
             count += batch.weight
         return {"loss": nats / count}
 

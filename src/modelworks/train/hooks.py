@@ -1,4 +1,4 @@
-"""What happens after every step: evaluate and stop early, log and show, save. Each hook resumes with the run."""
+"""What happens after every step: log and show, evaluate and stop early, save. Each hook resumes with the run."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ class Log(Hook):
         return out
 
     def _in_window(self, run: Run, hook: Evaluate) -> bool:
-        return hook.at > 0 and run.step - hook.at < max(self.steps, 1)
+        return 0 < hook.at < run.step <= hook.at + self.steps
 
     def _left(self, run: Run) -> float:
         share = max(0.0, 1 - run.progress)
@@ -247,7 +247,7 @@ class Save(Hook):
 
 
 def make(run: Run) -> list[Hook]:
-    """The hooks of a run in their order: what is evaluated is logged, what is logged is saved."""
+    """The hooks of a run in their order: the log first, since a broken-off evaluation comes again, after a restart."""
     settings = run.settings
     evaluate = [Evaluate(settings.evaluate_every, settings.patience)] if settings.evaluate_every else []
-    return [*evaluate, Log(settings.log_every), Save(settings.save_every)]
+    return [Log(settings.log_every), *evaluate, Save(settings.save_every)]

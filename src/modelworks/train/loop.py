@@ -30,7 +30,7 @@ def train(run: Run) -> dict[str, float]:
             sums = [backward(run, batch, total) for batch in group]
             logs = update(run, group, sums, total)
             for hook in run.hooks:
-                hook(run, logs)  # evaluate, log, track, show, save: each resumable
+                hook(run, logs)  # log and show, evaluate and stop early, save: each resumable
     return finish(run)
 
 
