@@ -44,7 +44,7 @@ def test_labels_are_the_assistants_words_and_their_end(context: Context) -> None
 
 
 def test_losses_of_packed_conversations_are_those_alone(context: Context) -> None:
-    model = model_for(context).double().eval()
+    model = model_for(context).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
