@@ -1,4 +1,4 @@
-"""The chat page in a real browser, against a stand-in for the server and against the server itself.
+"""The chat page in a real browser, against a stand-in for the server (on the server itself: test_page_server.py).
 
 Set MODELWORKS_SHOTS to a folder to keep pictures of what the tests saw.
 """

@@ -53,7 +53,7 @@ async function problemOf(response: Response): Promise<Problem> {
   const detail = text(error.message).slice(0, 300);
   const wait = Number(response.headers.get("retry-after"));
   const retryAfter = Number.isFinite(wait) && wait > 0 ? Math.min(Math.ceil(wait), 600) : 0;
-  if (response.status === 401 || response.status === 403) return new Problem("key", detail);
+  if (response.status === 401) return new Problem("key", detail);
   if (response.status === 429) return new Problem("busy", detail, retryAfter || 2);
   if (response.status === 503) return new Problem("starting", detail, retryAfter);
   if (text(error.code) === "context_length_exceeded") return new Problem("too_long", detail);
