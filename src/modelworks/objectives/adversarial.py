@@ -32,8 +32,8 @@ class Config(Settings):
     """The objective to harden, `{objective: NAME, and its settings}`."""
     epsilon: float = Field(0.3, ge=0)
     """Largest noise on a token's embedding, in mean embedding norms (0: no embedding noise, typing errors only)."""
-    steps: int = Field(1, ge=1)
-    """Gradient steps to find the noise: 1 is FGM, more is PGD."""
+    attack_steps: int = Field(1, ge=1)
+    """Gradient steps to find the noise, from the clean input: 1 is FGM, more is PGD."""
     clean_weight: float = Field(0.5, ge=0)
     """Weight of the loss on clean inputs."""
     adversarial_weight: float = Field(0.5, ge=0)
@@ -47,8 +47,8 @@ class Config(Settings):
 class Adversarial:
     """The inner objective's batches; its loss, clean and attacked. `weight` is the inner one."""
 
-    def __init__(self, config: Config, inner: Objective, seed: int) -> None:
-        self.config, self.inner, self.seed = config, inner, seed
+    def __init__(self, config: Config, inner: Objective) -> None:
+        self.config, self.inner = config, inner
         self.splittable = inner.splittable
 
     def batches(self, model: nn.Module) -> Iterator[Batch]:
@@ -97,7 +97,7 @@ class Adversarial:
 
         The first gradient is taken on the clean pass itself, so FGM needs no forward pass of its own.
         """
-        steps, radius = self.config.steps, self.config.epsilon * embedding.norm(model)
+        steps, radius = self.config.attack_steps, self.config.epsilon * embedding.norm(model)
         reach = radius if steps == 1 else radius * embedding.REACH / steps
         watched = Noisy(model)
         sums = self.inner.loss(watched, batch)
@@ -174,7 +174,7 @@ def build(config: Config, context: Context) -> Objective:
         context.augment = before
     if config.typos and not asked:
         raise UserError(f"the objective {name} has no user turns to put typing errors into; set typos to 0.")
-    return Adversarial(config, inner, context.seed)
+    return Adversarial(config, inner)
 
 
 def example() -> tuple[nn.Module, Objective]:
@@ -183,7 +183,7 @@ def example() -> tuple[nn.Module, Objective]:
 
     shape = {"vocab_size": 16, "d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 64}
     model = qwen3.build(qwen3.Config(max_len=32, **shape))
-    return model, Adversarial(Config(epsilon=0.1, steps=2), _Continue(), 0)
+    return model, Adversarial(Config(epsilon=0.1, attack_steps=2), _Continue())
 
 
 class _Continue:

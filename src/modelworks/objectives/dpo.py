@@ -25,6 +25,7 @@ from modelworks.data import pairs
 from modelworks.data.loader import Order, shuffled
 from modelworks.data.pairs import Pair, Pairs
 
+COMPARES = True  # it needs a copy of the model that training starts from
 WINDOW = 16  # groups among which pairs are put together by length: little padding, still mixed
 
 
