@@ -24,9 +24,12 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        weight, dtype = self.weight, matrix_dtype(x)
         if torch.is_grad_enabled():
-            return Rms.apply(x, self.weight, self.eps, matrix_dtype(x))
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(matrix_dtype(x))
+            return Rms.apply(x, weight, self.eps, dtype)
+        if x.dtype == weight.dtype == dtype == torch.float32:  # spare a cached token the conversions
+            return F.rms_norm(x, weight.shape, weight, self.eps)
+        return F.rms_norm(x.float(), weight.shape, weight.float(), self.eps).to(dtype)
 
 
 class Rms(torch.autograd.Function):

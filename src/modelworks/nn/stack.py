@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .layout import Layout
 
@@ -23,11 +24,14 @@ class Block(nn.Module):
         super().__init__()
         self.attention_norm, self.attention = attention_norm, attention
         self.feedforward_norm, self.feedforward = feedforward_norm, feedforward
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), layout))
-        return x + self.dropout(self.feedforward(self.feedforward_norm(x)))
+        x = x + self._drop(self.attention(self.attention_norm(x), layout))
+        return x + self._drop(self.feedforward(self.feedforward_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
 
 
 class Stack(nn.Module):
