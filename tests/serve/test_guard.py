@@ -10,17 +10,17 @@ import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 
-from fastapi.testclient import TestClient  # noqa: E402
+from fastapi.testclient import TestClient
 
-from modelworks.base.errors import UserError  # noqa: E402
-from modelworks.serve.app import create_app  # noqa: E402
-from modelworks.serve.guard import OPEN, POLICY  # noqa: E402
-from modelworks.serve.page import Page  # noqa: E402
-from modelworks.serve.schemas import EMPTY, ChatRequest, CompletionRequest  # noqa: E402
-from modelworks.serve.settings import ServeSettings  # noqa: E402
+from modelworks.base.errors import UserError
+from modelworks.serve.app import create_app
+from modelworks.serve.guard import OPEN, POLICY
+from modelworks.serve.page import Page
+from modelworks.serve.schemas import EMPTY, ChatRequest, CompletionRequest
+from modelworks.serve.settings import ServeSettings
 
-from ..infer.tiny import language_model  # noqa: E402
-from .running import Assistant  # noqa: E402
+from ..infer.tiny import language_model
+from .running import Assistant
 
 HOME = "http://127.0.0.1"
 CHAT: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2}

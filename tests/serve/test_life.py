@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
-import httpx2 as httpx  # noqa: E402
+import httpx2 as httpx
 
-from modelworks.infer.language_model import LanguageModel  # noqa: E402
+from modelworks.infer.language_model import LanguageModel
 
-from ..infer.tiny import language_model  # noqa: E402
-from .running import Assistant, serving, until  # noqa: E402
+from ..infer.tiny import language_model
+from .running import Assistant, serving, until
 
 LONG: dict[str, Any] = {"model": "slow", "prompt": "x", "max_tokens": 2000, "seed": 1}
 

@@ -130,7 +130,8 @@ def build(cls: type[S], data: Any, where: str, lines: Lines | None = None, at: t
     try:
         return cls.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
+        # a misspelt key also leaves its right name missing: tell of the misspelling
+        first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         path = tuple(str(part) for part in first["loc"])
         line = next(
             (lines[(*at, *path[:n])] for n in range(len(path), -1, -1) if lines and (*at, *path[:n]) in lines), None

@@ -17,6 +17,7 @@ from .context import Given
 
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff"
 _WORDS = re.compile(rf"[{_HAN}]|[^\W{_HAN}]+(?:[._][^\W{_HAN}]+)*")
+_FRAME = frozenset("it is in of and from takes no arguments default class module function method inherits".split())
 RIGHT = 0.5
 """Word overlap from which an answer that cites the right passage counts as right."""
 
@@ -46,16 +47,30 @@ def cited(answer: Given) -> list[str]:
 
 
 def support(answer: Given) -> tuple[int, int]:
-    """(sentences shown, those of them without support). Quotes are looked up again, word for word, in what is cited."""
+    """(sentences shown, those of them without support), judged apart from the check that the assistant itself makes.
+
+    Quotes are looked up again, word for word, in what is cited. Own words must all occur there, up to verb endings
+    and the words that a reply is framed with; numbers, names and negations must be there as they are.
+    """
     shown = sentences(answer.text) or [answer.text]
     texts = [words(str(c["text"] if isinstance(c, dict) else c.text)) for c in answer.citations]
     if answer.kind == "own":
-        return len(shown), 0 if answer.supported and texts else len(shown)
+        return len(shown), sum(not any(_from(words(sentence), text) for text in texts) for sentence in shown)
     return len(shown), sum(not any(_within(words(sentence), text) for text in texts) for sentence in shown)
 
 
 def _within(part: list[str], whole: list[str]) -> bool:
     return any(whole[i : i + len(part)] == part for i in range(len(whole) - len(part) + 1))
+
+
+def _from(part: list[str], whole: list[str]) -> bool:
+    known = {_bare(word) for word in whole}
+    return all(_bare(word) in known for word in part if word not in _FRAME)
+
+
+def _bare(word: str) -> str:
+    """A word without its ending, where it is a plain English one."""
+    return re.sub(r"(ies|es|s|y|e)$", "", word) if word.isalpha() and word.isascii() and len(word) > 3 else word
 
 
 def score(item: dict[str, Any], answer: Given) -> dict[str, Any]:

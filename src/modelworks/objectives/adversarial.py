@@ -202,7 +202,7 @@ class _Continue:
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         batch = next(self.batches(model))
-        return {"loss": float(self.loss(model, batch)["loss"]) / batch.weight}
+        return {"loss": float(self.loss(model, batch)["loss"].detach()) / batch.weight}
 
     def state_dict(self) -> dict[str, Any]:
         return {}

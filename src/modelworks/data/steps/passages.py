@@ -64,7 +64,7 @@ def _without_heading(body: str, signature: str, code: str) -> str:
     short = code.rsplit(".", 1)[-1]
     return (
         rest.strip()
-        if line.strip() == signature.strip() or re.match(rf"(class |def |module )?[\w.]*{short}\b", line)
+        if line.strip() == signature.strip() or re.match(rf"(async |class |def |module )*[\w.]*{short}\b", line)
         else body
     )
 
