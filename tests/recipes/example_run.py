@@ -102,6 +102,9 @@ def items() -> list[dict[str, Any]]:
                     "citations": [passage]}, "expected": "Join two or more pathname components."},
         {"id": "2", "question": "路径怎么拼接？", "text": "Join two or more pathname components.", "kind": "quoted",
          "citations": [passage], "right": True},
+        {"id": "4", "suite": "robustness", "rate": 0.1, "question": "Attacked?", "said": "Hidden.", "shown_as": "own"},
+        {"id": "5", "question": "As stages write it?", "kind": "signature", "shown_as": "quoted", "said": "So it is.",
+         "cited": ["os.path.split"], "correct": 0.0, "right_passage": 0.0},
         {"id": "3", "question": f"What is {HOSTILE}?", "text": "I don't know.", "kind": "declined", "right": False},
     ]  # fmt: skip
 

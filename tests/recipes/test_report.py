@@ -86,6 +86,11 @@ def test_what_documents_hold_is_shown_and_does_nothing(reader: Reader) -> None:
     assert example_run.HOSTILE in reader.text
 
 
+def test_samples_show_kind_verdict_and_source_and_leave_attacks_out(reader: Reader) -> None:
+    assert "So it is." in reader.text and "os.path.split" in reader.text and "not correct" in reader.text
+    assert "Hidden." not in reader.text
+
+
 def test_numbers_of_the_run_stand_in_it(reader: Reader) -> None:
     text = " ".join(reader.text.split())
     for part in ("9,210", "10,300", "too short 700", "1.570 [1.550, 1.590]", "xz -9", "31,", "6 min 27 s", "1.4 GB"):

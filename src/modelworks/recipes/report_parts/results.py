@@ -11,6 +11,7 @@ from .page import Html, figure, join, table, tag
 
 RATES = ("rate", "noise", "epsilon", "strength")  # columns that say how hard the attack was
 SAMPLES = 3  # of each kind
+MARKS = (("exact_match", "exact"), ("right", "right"), ("correct", "correct"), ("right_passage", "right passage"))
 PANELS = 3  # measures side by side in one picture
 
 
@@ -97,24 +98,30 @@ def _varied(name: str, rows: list[dict[str, Any]], rate: str, key: str) -> Html:
 
 
 def samples(run: Run) -> Html:
-    """A few items of each kind of outcome, always the first ones: nothing is picked by hand."""
-    kinds: dict[str, list[dict[str, Any]]] = {}
-    for item in (item for stage in run.stages for item in stage.items):
-        if _question(item) and _text(item) and not _first(item, RATES):  # under attack: another section
-            kinds.setdefault(_kind(item), []).append(item)
-    shown = [talk(item) for name in sorted(kinds) for item in kinds[name][:SAMPLES]]
-    words = f"The first {SAMPLES} of each kind, as they came; every item is in the folder of its stage."
+    """A few answers of the last model, right and wrong of each kind, always the first ones: none is picked by hand."""
+    asked = [i for stage in run.stages for i in stage.items if _question(i) and _text(i) and not _attacked(i)]
+    last = asked[-1].get("model") if asked else None
+    groups: dict[tuple[str, bool], list[dict[str, Any]]] = {}
+    for item in asked:
+        if item.get("model") == last:
+            groups.setdefault((_kind(item), not _first(item, ("correct", "right", "exact_match"))), []).append(item)
+    shown = [talk(item) for group in sorted(groups) for item in groups[group][:SAMPLES]]
+    words = f"The first {SAMPLES} of each kind{f', by {last}' if last else ''}; every item is in its stage's folder."
     return join([tag("p", words, class_="soft"), *shown]) if shown else Html("")
 
 
+def _attacked(item: dict[str, Any]) -> bool:
+    return str(item.get("suite", "")).startswith(("robust", "attack")) or any(name in item for name in RATES)
+
+
 def _kind(item: dict[str, Any]) -> str:
-    return str(_answer(item).get("kind") or item.get("kind") or "")
+    return str(item.get("shown_as") or _answer(item).get("kind") or item.get("kind") or "")
 
 
 def talk(item: dict[str, Any]) -> Html:
     """A question with its answer, what was expected and the passages that it cites."""
     tags = [tag("span", _kind(item), class_="tag")] if _kind(item) else []
-    for key, good in (("exact_match", "exact"), ("right", "right"), ("right_passage", "right passage")):
+    for key, good in MARKS:
         if item.get(key) in (0, 1, True, False):
             tags.append(
                 tag("span", good if item[key] else f"not {good}", class_="tag good" if item[key] else "tag warn")
@@ -123,7 +130,7 @@ def talk(item: dict[str, Any]) -> Html:
     expected = _first(item, ("expected", "reference", "gold", "target"))
     if expected and expected != _text(item):
         parts.append(tag("div", f"Expected: {expected}", class_="soft"))
-    for citation in item.get("citations") or _answer(item).get("citations") or []:
+    for citation in item.get("citations") or item.get("cited") or _answer(item).get("citations") or []:
         body = citation if isinstance(citation, dict) else {"id": citation}
         title = body.get("title") or body.get("id") or body.get("source") or ""
         parts.append(tag("blockquote", tag("b", title), f" {str(body.get('text', ''))[:400]}"))
@@ -140,7 +147,7 @@ def _question(item: dict[str, Any]) -> str:
 
 def _text(item: dict[str, Any]) -> str:
     """What the model said: under whichever key, `answer` last, since that may be what was expected."""
-    found = _answer(item).get("text") or _first(item, ("text", "prediction", "given", "said", "output"))
+    found = _answer(item).get("text") or _first(item, ("said", "text", "prediction", "given", "output"))
     return str(found or (item.get("answer") if isinstance(item.get("answer"), str) else "") or "")
 
 
