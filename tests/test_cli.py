@@ -128,7 +128,9 @@ def test_bad_input(made: Path, tmp_path: Path) -> None:
     refused("collect", f"files:{tmp_path / 'junk'}", "--out", tmp_path / "o2", says="no document could be read")
     assert not (tmp_path / "o1").exists() and not (tmp_path / "o2").exists()
     (tmp_path / "mixed").mkdir()
-    (tmp_path / "mixed" / "latin.txt").write_bytes("Caf\xe9 au lait, s'il vous pla\xeet, encore une fois.".encode("latin-1"))
+    (tmp_path / "mixed" / "latin.txt").write_bytes(
+        "Caf\xe9 au lait, s'il vous pla\xeet, encore une fois.".encode("latin-1")
+    )
     (tmp_path / "mixed" / "bad.txt").write_bytes(os.urandom(4000))
     done = tiny.command("collect", f"files:{tmp_path / 'mixed'}", "--out", tmp_path / "o3")
     assert done.returncode == 0 and "left_out 1" in done.stdout, done.stdout + done.stderr
@@ -146,7 +148,9 @@ def test_damage_and_a_full_disk(made: Path, tmp_path: Path) -> None:
     line = f"ulimit -f 20; trap '' XFSZ; exec {sys.executable} -m modelworks run {made / 'tiny.yaml'} "
     line += f"--set data={made / 'documents'} --set stages.model.budget.steps=9 --out {made / 'out'}"
     before = {p.name for p in (made / "out").iterdir() if not p.name.startswith(".")}
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     assert done.returncode == 1 and "disk is full" in done.stderr.splitlines()[-1], done.stderr
     assert before <= {p.name for p in (made / "out").iterdir()}
     again = tiny.command("run", made / "tiny.yaml", "--set", f"data={made / 'documents'}", "--out", made / "out")

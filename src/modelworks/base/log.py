@@ -84,7 +84,7 @@ def progress(what: str, total: float | None = None, unit: str = "it", done: floa
     columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
     columns += [Rate(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", style="dim")]
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, completed=done, note="")
+        task = bar.add_task(what, total=total, completed=int(done), note="")
         yield _Bar(bar, task)
 
 

@@ -1,4 +1,7 @@
-"""What passes through the doors between floors: batches, objectives, samplers, hooks. Shapes: B batch, T time, D width, V words."""
+"""What passes through the doors between floors: batches, objectives, samplers, hooks.
+
+Shapes: B batch, T time, D width, V words.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +31,10 @@ class Batch:
 
 @dataclass(slots=True)
 class Output:
-    """What a model returns: `hidden` [B, T, D]; `logits` float32 [B, T, V] when asked; `losses` float32 [B, T] when labels are given.
+    """What a model returns.
 
-    `losses` are cross-entropies in nats at each position, 0 where the label is ignored (-100).
+    `hidden` [B, T, D]; `logits` float32 [B, T, V] when no labels were given; else `losses` float32 [B, T]:
+    cross-entropies in nats at each position, 0 where the label is ignored (-100).
     """
 
     hidden: Tensor

@@ -37,7 +37,13 @@ def state() -> dict[str, Any]:
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # type: ignore[misc]
     out: dict[str, Any] = {
         "python": {"version": version, "words": list(words), "gauss": gauss},
-        "numpy": {"kind": kind, "keys": keys.tolist(), "position": position, "has_gauss": has_gauss, "cached": cached},
+        "numpy": {
+            "kind": kind,
+            "keys": np.asarray(keys).tolist(),
+            "position": position,
+            "has_gauss": has_gauss,
+            "cached": cached,
+        },
         "torch": torch.get_rng_state(),
     }
     if torch.cuda.is_available():

@@ -3,14 +3,16 @@
     title terms  (weight 6)   os.path.join -> os path join ospathjoin
     body terms   (weight 1)   words, identifier parts, bigrams of Chinese
     title grams  (weight 2)   character trigrams, so that `os.pth.join` still finds its passage
-    name         (weight 8)   the whole title as one token, so that a thing beats what lies in it
+    name         (weight 8)   the whole title as one token, so that a thing beats what lies in it (first passages only)
 
+A word that stands nowhere is read as the known words that one typing error away (Garbe's symmetric deletes).
 Everything is indexed as plain tokens that `terms` and `grams` make, so English, code and Chinese share
 one ranking: Robertson & Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009).
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import sqlite3
 from collections.abc import Iterable
@@ -79,6 +81,10 @@ def name_token(text: str) -> str:
     return "is" + re.sub(r"[\W_]+", "", text).lower()
 
 
+def _deletions(word: str) -> set[str]:
+    return {word, *(word[:i] + word[i + 1 :] for i in range(len(word)))}
+
+
 class Passages:
     """An open passage file: `search` ranks, `get` looks up by id. Read-only; safe to use from several threads."""
 
@@ -90,7 +96,7 @@ class Passages:
         self.database = sqlite3.connect(f"file:{path}?immutable=1", uri=True, check_same_thread=False)
         try:
             self.database.execute("create virtual table temp.words using fts5vocab('main', 'found', 'row')")
-            self.known = frozenset(row[0] for row in self.database.execute("select term from temp.words"))
+            self.known = dict(self.database.execute("select term, doc from temp.words"))
             self.count: int = self.database.execute("select count(*) from passages").fetchone()[0]
         except sqlite3.DatabaseError as error:
             raise DamagedError(f"{path}: not a passage file ({error}); run the stage that makes it again.") from None
@@ -113,13 +119,31 @@ class Passages:
         """Every passage, in the order in which it was written."""
         return self._rows("order by rowid", ())
 
+    def _meant(self, term: str) -> list[str]:
+        """The term itself where it is known or short; else up to three known ones that one error made it from."""
+        if term in self.known or term in _ASKING or len(term) < 4 or _CJK.match(term):
+            return [term]
+        near = {known for piece in _deletions(term) for known in self._deleted.get(piece, ())}
+        return sorted(near, key=lambda known: (-self.known.get(known, 10**9), known))[:3] or [term]
+
+    @functools.cached_property
+    def _deleted(self) -> dict[str, list[str]]:
+        """Every known term under each text that it becomes by losing one character, and under itself."""
+        out: dict[str, list[str]] = {}
+        for term in (*self.known, *_ASKING):
+            if len(term) >= 4 and term.isascii():
+                for piece in _deletions(term):
+                    out.setdefault(piece, []).append(term)
+        return out
+
     def search(self, question: str, limit: int = 3) -> list[Passage]:
         """The best `limit` passages for a question, best first; an empty list when no term is known."""
-        asked = terms(question)
+        asked = [known for term in terms(question) for known in self._meant(term)]
         wanted = list(dict.fromkeys(t for t in asked if t not in _ASKING)) or asked
         words = [w.strip(".") for w in re.findall(r"[\w.]+", _CJK.sub(" ", question))]
-        # grams only of names (dots, underscores, capitals inside) and of words that stand nowhere: likely typing errors
-        named = [w for w in words if re.search(r"[._]|[a-z][A-Z]", w) or (len(w) > 3 and w.lower() not in self.known)]
+        names = [known for word in words[:64] for known in self._meant(name_token(word))]
+        # grams of names (dots, underscores, capitals inside) that were not recognised as a whole
+        named = [w for w in words if re.search(r"[._]|[a-z][A-Z]", w) and name_token(w) not in self.known]
         pieces = list(dict.fromkeys(g for w in named for g in grams(w)))
         clauses = []
         if wanted:
@@ -128,8 +152,8 @@ class Passages:
             clauses += ["body : (" + " OR ".join(pairs[:64]) + ")"] if pairs else []
         if pieces:
             clauses.append("grams : (" + " OR ".join(f'"{g}"' for g in pieces[:96]) + ")")
-        if words:
-            clauses.append("name : (" + " OR ".join(dict.fromkeys(name_token(w) for w in words[:64])) + ")")
+        if names:
+            clauses.append("name : (" + " OR ".join(dict.fromkeys(names)) + ")")
         if not clauses:
             return []
         # ties are broken by rowid, so that the ranking is the same on every machine
@@ -160,7 +184,8 @@ def write(path: Path, passages: Iterable[Passage]) -> int:
                 row = asdict(passage)
                 database.execute(f"insert into passages values ({','.join('?' * len(row))})", tuple(row.values()))
                 title, body = " ".join(terms(passage.title)), " ".join(terms(passage.text))
-                indexed = (count, title, body, " ".join(grams(passage.title)), name_token(passage.title))
+                name = name_token(passage.title) if passage.id.endswith("#0") else ""
+                indexed = (count, title, body, " ".join(grams(passage.title)), name)
                 database.execute("insert into found(rowid, title, body, grams, name) values (?, ?, ?, ?, ?)", indexed)
             database.execute("insert into found(found) values ('optimize')")
             database.commit()
