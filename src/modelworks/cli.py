@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("place", nargs="+" if place.endswith("*") else 1, metavar=place.rstrip("*").upper())
         command.add_argument("--out", required=True, metavar="DIR", help="where the artefact goes")
         command.add_argument("--seed", type=int, default=1)
+        if name in ("evaluate", "attack"):
+            command.add_argument("--gate", metavar="YAML", help="thresholds; exit status 1 where one is not held")
         command.epilog = f"Settings as --name value: modelworks schema {name} lists them."
     speak = verb("generate", _generate, "continue a text")
     speak.add_argument("model")
@@ -129,6 +131,8 @@ def _stage(options: argparse.Namespace, rest: list[str]) -> None:
     place = STAGES[options.verb][0]
     given: Any = options.place if place.endswith("*") else options.place[0]
     by_hand.do(options.verb, {place.rstrip("*"): given, **_options(rest)}, Path(options.out), options.seed)
+    if getattr(options, "gate", None):
+        by_hand.gate(Path(options.out), Path(options.gate))
 
 
 def _options(rest: list[str]) -> dict[str, Any]:

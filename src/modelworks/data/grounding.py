@@ -107,14 +107,12 @@ def best_sentence(passage: Passage, wanted: str) -> str:
 def concerns(passage: Passage, question: str) -> bool:
     """False when the question names something dotted (`os.path.join`) that the passage is plainly not about."""
     named = _NAME.findall(question)
-    if not named:
-        return True
     text = passage.text.lower()
-    for name in named:
-        name = name.lower()
-        if name in text or difflib.SequenceMatcher(None, name, passage.title.lower()).ratio() >= 0.75:
+    own = passage.title.lower().rsplit(".", 1)[-1]
+    for name in (n.lower() for n in named):
+        if name in text or difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], own).ratio() >= 0.7:
             return True
-    return False
+    return not named
 
 
 def check(question: str, raw: str, passages: Sequence[Passage]) -> Answer:

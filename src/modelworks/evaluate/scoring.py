@@ -67,7 +67,7 @@ def _from(part: list[str], whole: list[str]) -> bool:
     known = {_bare(word) for word in whole}
     for name in (word for word in whole if "." in word):  # what a name lies in is named by it
         parts = name.split(".")
-        known |= {".".join(parts[:n]) for n in range(1, len(parts))} | set(parts)
+        known |= {_bare(".".join(parts[:n])) for n in range(1, len(parts))} | set(map(_bare, parts))
     return all(_bare(word) in known for word in part if word not in _FRAME)
 
 

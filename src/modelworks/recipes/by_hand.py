@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..base import files
-from ..base.errors import UserError
+from ..base.errors import FailureError, UserError
 from ..base.log import duration, say
 from . import artefact, schema
 from .runner import Work
@@ -44,3 +44,22 @@ def do(verb: str, settings: dict[str, Any], out: Path, seed: int) -> dict[str, A
     for name, value in metrics.items():
         print(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}", file=sys.stdout)
     return metrics
+
+
+def gate(out: Path, thresholds: Path) -> None:
+    """Hold the scores of the last model in `out` against thresholds, printing each.
+
+    Raises UserError for a metric that was not measured, FailureError where a threshold is not held.
+    """
+    from ..evaluate import gate as gates
+
+    scores = files.read_json(out / "scores.json")
+    last = {suite: list(body["metrics"].values())[-1] for suite, body in scores.items()}
+    verdicts = gates.check(last, thresholds)
+    for verdict in verdicts:
+        print(f"{'held' if verdict.passed else 'NOT HELD'}: {verdict.metric} {verdict.found:.4g} ({verdict.wanted})")
+    missed = [verdict.metric for verdict in verdicts if not verdict.passed]
+    if missed:
+        raise FailureError(
+            f"{thresholds}: {len(missed)} of {len(verdicts)} thresholds are not held ({', '.join(missed)})."
+        )

@@ -84,7 +84,7 @@ def _items(
         if len(made) > limit + limit // 2:
             break
     rng.shuffle(made)
-    wrong = [_unanswerable(item, everything, phrases, rng) for item in made[: int(limit * config.unanswerable)]]
+    wrong = [_unanswerable(item, everything, phrases, rng) for item in made[: int(min(limit, len(made)) * config.unanswerable)]]
     made = made[len(wrong) : limit] + [item for item in wrong if item]
     rng.shuffle(made)
     return made
