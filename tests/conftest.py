@@ -8,7 +8,6 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-
 # a shared machine is no place for deadlines of milliseconds
 hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Field
 
 from modelworks.base import config
 from modelworks.base.config import Count, Settings
@@ -21,7 +22,7 @@ class Inner(Settings):
 class Outer(Settings):
     name: str
     inner: Inner = Inner()
-    many: dict[str, Inner] = {}
+    many: dict[str, Inner] = Field(default_factory=dict)
 
 
 def written(tmp_path: Path, text: str) -> Path:

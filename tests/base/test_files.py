@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import resource
@@ -85,10 +86,8 @@ def test_kill_at_any_moment_leaves_a_whole_state(tmp_path: Path) -> None:
     rng, seen = random.Random(7), set()
     for _ in range(8):
         child = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)])
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(timeout=0.4 + rng.random() * 0.3)
-        except subprocess.TimeoutExpired:
-            pass
         child.send_signal(signal.SIGKILL)
         child.wait()
         with files.lock(tmp_path):

@@ -17,7 +17,9 @@ JOIN = Passage(
     "previous path components will be discarded. It never raises OSError unless strict is true.",
 )  # fmt: skip
 CLASS = Passage(
-    "od#0", "collections.OrderedDict", "class collections.OrderedDict(dict)\nDictionary that remembers order"
+    "od#0",
+    "collections.OrderedDict",
+    "class collections.OrderedDict(other=())\nBases: dict.\nDictionary that remembers order",
 )
 CHINESE = Passage("zh#0", "退货", "收到商品后七天内可以退货，但定制商品除外。运费由买家承担。", language="zh")
 SHOWN = (JOIN, CLASS, CHINESE)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +15,9 @@ from modelworks.hub import presets
 from modelworks.infer.grounded import Assistant, as_text
 
 PASSAGES = [
-    Passage("join#0", "os.path.join", "function os.path.join(a, *p)\nJoin two or more pathname components.", "posixpath.py"),
+    Passage(
+        "join#0", "os.path.join", "function os.path.join(a, *p)\nJoin two or more pathname components.", "posixpath.py"
+    ),
     Passage("rm#0", "shutil.rmtree", "function shutil.rmtree(path)\nRecursively delete a directory tree."),
 ]
 
@@ -27,7 +28,9 @@ def assistant(tmp_path_factory: pytest.TempPathFactory) -> Assistant:
     retrieve.write(folder / "passages.sqlite", PASSAGES)
     tokenizer = Tokenizer.train((p.text for p in PASSAGES), 300)
     built = presets.build("qwen3-nano", vocab_size=tokenizer.vocab_size)
-    return Assistant(built.model, tokenizer, built.family, built.config, {}, passages=Passages(folder / "passages.sqlite"))
+    return Assistant(
+        built.model, tokenizer, built.family, built.config, {}, passages=Passages(folder / "passages.sqlite")
+    )
 
 
 def test_an_untrained_model_never_says_anything_unsupported(assistant: Assistant) -> None:
@@ -38,14 +41,20 @@ def test_an_untrained_model_never_says_anything_unsupported(assistant: Assistant
 
 
 def test_what_the_model_writes_is_checked(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"right": "[1] It joins two or more pathname components.", "wrong": "[1] It joins two strings.", "none": "Yes!"}
+    said = {
+        "right": "[1] It joins two or more pathname components.",
+        "wrong": "[1] It joins two strings.",
+        "none": "Yes!",
+    }
 
     def answered(which: str) -> Any:
         monkeypatch.setattr(assistant, "write", lambda questions, found: [said[which]] * len(questions))
         return assistant.answer([{"role": "user", "content": "What does os.path.join do?"}])
 
     right, wrong, none = (answered(which) for which in said)
-    assert (right.kind, right.citations) == ("own", (PASSAGES[0],)) and as_text(right).endswith("[1] os.path.join (posixpath.py)")
+    assert (right.kind, right.citations) == ("own", (PASSAGES[0],)) and as_text(right).endswith(
+        "[1] os.path.join (posixpath.py)"
+    )
     assert (wrong.kind, wrong.text) == ("quoted", "Join two or more pathname components.")
     assert (none.kind, none.text, none.citations) == ("declined", UNKNOWN, ())
     assert "".join(assistant.chat([{"role": "user", "content": "What does os.path.join do?"}], stream=True)) == UNKNOWN

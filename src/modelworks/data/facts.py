@@ -26,7 +26,8 @@ _SENTENCE = re.compile(
     r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]?[A-Z0-9])|(?<=[\u3002\uff01\uff1f\uff1b])|\n\s*\n|\n\s*[-*]\s+"
 )
 _FILLERS = frozenset("a an the it its this that is are was were be been and of argument arguments also".split())
-_HEAD = re.compile(r"(function|method|class|module) ([\w.]+)(\(.*\))?$", re.DOTALL)
+BASES = "Bases: "
+_HEAD = re.compile(rf"(function|method|class|module) ([\w.]+)(\([^\n]*\))?[ ]*(?:\n{BASES}([^\n]*))?(?=\n|$)")
 # A clause that starts with one of these limits what stands before it: leaving it out would change the meaning.
 _LIMITS = frozenset(
     "if unless except but only when while otherwise not without until provided although 除非 如果 但".split()
@@ -97,18 +98,16 @@ class Head:
 
 @functools.lru_cache(maxsize=50_000)
 def head(text: str) -> Head | None:
-    """Read a passage's first line; None when it is not about code."""
-    match = _HEAD.match(text.split("\n", 1)[0].strip())
+    """Read a passage's first line (and the line of bases below it); None when it is not about code."""
+    match = _HEAD.match(text)
     if not match:
         return None
     kind, name, arguments = match[1], match[2], match[3] or ""
-    if kind == "class":
-        bases = tuple(b.strip() for b in arguments.strip("()").split(",") if re.fullmatch(r"[\w.]+", b.strip()))
-        return Head(kind, name, (), bases)
+    bases = tuple(re.findall(r"[\w.]*\w", match[4] or ""))
     try:
         node = ast.parse(f"def f{arguments or '()'}: pass").body[0]
     except SyntaxError:
-        return Head(kind, name, (), ())
+        return Head(kind, name, (), bases)
     assert isinstance(node, ast.FunctionDef)
     given = node.args
     plain = [*given.posonlyargs, *given.args]
@@ -117,7 +116,13 @@ def head(text: str) -> Head | None:
     pairs += [(given.vararg.arg, "")] if given.vararg else []
     pairs += [(a.arg, ast.unparse(d) if d else "") for a, d in zip(given.kwonlyargs, given.kw_defaults, strict=True)]
     pairs += [(given.kwarg.arg, "")] if given.kwarg else []
-    return Head(kind, name, tuple(pairs), ())
+    return Head(kind, name, tuple(pairs), bases)
+
+
+def body_of(text: str) -> str:
+    """A passage without its head."""
+    match = _HEAD.match(text)
+    return text[match.end() :].lstrip("\n") if match else text
 
 
 @functools.lru_cache(maxsize=50_000)
@@ -127,11 +132,11 @@ def statements(passage: Passage) -> tuple[Statement, ...]:
     code = head(passage.text)
     body = passage.text
     if code:
-        body = passage.text.partition("\n")[2]
+        body = body_of(passage.text)
         out.append(_one(f"{code.name}"))
         where = "class" if code.kind == "method" else "module"
         out.append(_one(f"{code.kind} in {where} {code.parent}" if code.parent else code.kind))
-        if code.kind in ("function", "method"):
+        if code.kind in ("function", "method") or code.parameters:
             names = " ".join(name for name, _ in code.parameters)
             out.append(_one(f"takes {names}" if names else "takes no arguments"))
             out += [_one(f"default of {name} is {value}") for name, value in code.parameters if value]

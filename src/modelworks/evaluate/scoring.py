@@ -73,7 +73,7 @@ def _from(part: list[str], whole: list[str]) -> bool:
 
 def _bare(word: str) -> str:
     """A word without its ending, where it is a plain English one."""
-    return re.sub(r"(ies|es|s|y|e)$", "", word) if word.isalpha() and word.isascii() and len(word) > 3 else word
+    return re.sub(r"(ies|es|s|y|e)$", "", word) if word.isalpha() and word.isascii() and len(word) > 2 else word
 
 
 def score(item: dict[str, Any], answer: Given) -> dict[str, Any]:

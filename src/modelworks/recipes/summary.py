@@ -12,7 +12,7 @@ SHOWN = {  # the numbers of each verb that are worth a look, in order
     "collect": ["documents", "bytes", "left_out"],
     "prepare": ["documents", "bytes", "passages.passages", "questions.train", "questions.test", "preferences.train"],
     "tokenizer": ["vocab_size", "train_tokens", "bytes_per_token"],
-    "train": ["parameters", "steps", "tokens", "loss", "bits_per_byte", "accuracy"],
+    "train": ["parameters", "steps", "tokens", "validation_loss", "validation_bits_per_byte", "validation_accuracy"],
     "evaluate": [],
     "attack": [],
     "export": ["parameters"],
@@ -34,8 +34,8 @@ def show(runner: Runner) -> None:
     Console(soft_wrap=True).print(table)
     for name, folder in runner.folders.items():
         for what, value in artefact.facts(folder)["metrics"].items():
-            if name == list(runner.folders)[-1] and what in ("loss", "bits_per_byte"):
-                print(f"validation {what.replace('_', ' ')}: {value:.4f}" + (_unit(runner, what)))
+            if name == list(runner.folders)[-1] and what in ("validation_loss", "validation_bits_per_byte"):
+                print(f"{what.replace('_', ' ')}: {value:.4f}{_unit(runner, what)}")
     print(f"report: {runner.out / 'report.html'}")
     serve = runner.recipe.head.serve
     if serve and serve.model in runner.folders:
@@ -47,7 +47,7 @@ def show(runner: Runner) -> None:
 
 def _unit(runner: Runner, what: str) -> str:
     kinds = [getattr(stage.settings, "kind", "") for stage in runner.recipe.stages.values()]
-    return " nats per character" if what == "loss" and "characters" in kinds else ""
+    return " nats per character" if what == "validation_loss" and "characters" in kinds else ""
 
 
 def _numbers(verb: str, metrics: dict[str, Any]) -> str:

@@ -141,4 +141,4 @@ def test_too_little_text_is_told(tmp_path: Path) -> None:
 def test_verbs_get_their_endings() -> None:
     said = [_phrasing.as_predicate(s) for s in ("Return it.", "Push a.", "Copy b.", "Returns x.", "The y.", "Go.")]
     assert said == ["returns it", "pushes a", "copies b", "returns x", "", ""]
-    assert all(a != b for a, b in pairwise(sorted(sum(_phrasing.PHRASES.values(), []))))
+    assert all(a != b for a, b in pairwise(sorted(p for all_of in _phrasing.PHRASES.values() for p in all_of)))

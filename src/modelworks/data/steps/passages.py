@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...base.config import Settings
 from .. import corpus, retrieve
-from ..facts import sentences
+from ..facts import BASES, sentences
 from ..retrieve import Passage
 
 FILE = "passages.sqlite"
@@ -43,6 +43,8 @@ def cut(document: corpus.Document, limit: int) -> Iterator[Passage]:
         signature = str(meta.get("signature") or "")
         arguments = re.sub(r"\s+", " ", signature[signature.find("(") :]) if "(" in signature else ""
         first = f"{meta['kind']} {code}{arguments}"
+        if bases := [base for base in meta.get("bases") or [] if base != "object"]:
+            first += f"\n{BASES}{', '.join(bases)}."
         body = _without_heading(body, signature, code)
     for number, piece in enumerate(_pieces(body, limit) or [""]):
         text = f"{first}\n{piece}".strip() if number == 0 and first else piece

@@ -15,7 +15,7 @@ from typing import Any
 from ...base import seeds
 from ...base.config import Count, Settings
 from .. import lines
-from ..facts import head, sentences
+from ..facts import body_of, head, sentences
 from ..grounding import UNKNOWN, UNKNOWN_ZH, supports
 from ..retrieve import Passage, Passages
 from .passages import FILE
@@ -85,7 +85,7 @@ def _wrong(way: str, chosen: str, at: int, shown: list[Passage], kind: str, rng:
 def _statement(passage: Passage, kind: str, rng: random.Random) -> str:
     """A statement of the passage that would answer a question of that kind."""
     code = head(passage.text)
-    body = sentences(passage.text.partition("\n")[2] if code else passage.text)
+    body = sentences(body_of(passage.text))
     if code and kind == "reverse":
         return f"It is {code.name}."
     if code and kind == "arguments" and code.parameters:

@@ -20,7 +20,7 @@ from ...base import seeds
 from ...base.config import Count, Settings
 from ...base.errors import UserError
 from .. import lines
-from ..facts import Head, head, sentences
+from ..facts import Head, body_of, head, sentences
 from ..grounding import SHOWN, UNKNOWN, UNKNOWN_ZH, best_sentence, prompt, supports, view
 from ..retrieve import Passage, Passages, terms
 from . import _phrasing
@@ -84,14 +84,17 @@ def _items(
         if len(made) > limit + limit // 2:
             break
     rng.shuffle(made)
-    wrong = [_unanswerable(item, everything, phrases, rng) for item in made[: int(min(limit, len(made)) * config.unanswerable)]]
+    wrong = [
+        _unanswerable(item, everything, phrases, rng)
+        for item in made[: int(min(limit, len(made)) * config.unanswerable)]
+    ]
     made = made[len(wrong) : limit] + [item for item in wrong if item]
     rng.shuffle(made)
     return made
 
 
 def _summary(passage: Passage) -> str:
-    rest = sentences(passage.text.partition("\n")[2])
+    rest = sentences(body_of(passage.text))
     return rest[0] if rest else ""
 
 
@@ -113,7 +116,7 @@ def _about_code(passage: Passage, phrases: Any, once: set[str], rng: random.Rand
         yield ask("purpose", answer)
         if verb and summary in once and code.parent and rng.random() < 0.25:
             yield ask("reverse", f"It is {code.name}.", v=verb)
-    if code.kind in ("function", "method"):
+    if code.kind in ("function", "method") or code.parameters:
         names = [name for name, _ in code.parameters]
         if len(names) <= 6 and rng.random() < 0.5 and ")" in seen.split("\n")[0]:
             listed = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else "".join(names)

@@ -29,8 +29,9 @@ PROTOCOL = f"""Each question is asked once, by itself, and answered as a user wo
 assistant). exact: same words in the same order, lower case, without articles and punctuation. f1: overlap of words
 as bags (SQuAD), Chinese by character. right_passage: the passage that the question was made from is among those
 cited. citation_precision: share of the passages cited that are the right one. correct: right passage cited and f1 of
-at least {RIGHT}; where no passage answers the question: declined. unsupported: share of sentences shown that are
-neither word for word in a cited passage nor passed the check. raw_supported: share of the model's own outputs that
+at least {RIGHT}; where no passage answers the question: declined. unsupported: share of sentences shown that
+are neither word for word in a cited passage nor made of its words alone (numbers and names as they stand; judged
+apart from the assistant's own check). raw_supported: share of the model's own outputs that
 passed the check before anything was replaced. own, quoted, declined: how answers were shown. Intervals are 95 %:
 Wilson for shares, percentile bootstrap over questions otherwise. exact, f1, right_passage: over answerable questions,
 an answer that was declined counts 0."""
