@@ -20,6 +20,7 @@ TEXT = [
 @functools.cache
 def language_model(max_len: int = 256, seed: int = 0) -> LanguageModel:
     """Weights drawn wide, those zero at the start included, so that every token of the context matters."""
+    torch.set_num_threads(1)  # so small that a second thread only waits, for ever on a busy machine
     tokenizer = Tokenizer.train(TEXT * 4, 400)
     preset = qwen3.PRESETS["qwen3-nano"]
     config = preset.model_copy(update={"vocab_size": tokenizer.vocab_size + 13, "max_len": max_len, "n_layers": 2})
