@@ -22,6 +22,7 @@ def fire(folder: Path, kills: int, signal: str = "KILL", seed: int = 0) -> dict[
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.timeout(300)
 def test_kill_nine(tmp_path: Path) -> None:
     report = fire(tmp_path, 6)
     assert report["kills"] == 6 and set(report["statuses"]) == {-9}
@@ -37,6 +38,7 @@ def test_kill_nine_a_hundred_times(tmp_path: Path) -> None:
     assert report["identical"] == report["runs"]
 
 
+@pytest.mark.timeout(300)
 def test_sigterm_saves_and_says_so(tmp_path: Path) -> None:
     """Exit status 143 within ten seconds (0 when the run was over, -15 when it had not begun), and nothing lost."""
     report = fire(tmp_path, 4, "TERM")
