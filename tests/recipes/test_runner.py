@@ -89,6 +89,12 @@ def test_a_recipe_that_needs_data_asks_for_it() -> None:
         schema.load("char-ml")
 
 
+def test_effort_multiplies_every_budget(tmp_path: Path) -> None:
+    recipe, documents = tiny.write(tmp_path)
+    settings = schema.load(str(recipe), [f"data={documents}", "effort=0.5"]).stages["model"].settings
+    assert (settings.train.steps, settings.train.evaluate_every) == (6, 3)
+
+
 def test_every_shipped_recipe_is_sound(tmp_path: Path) -> None:
     for name in schema.library():
         recipe = schema.load(name, [f"data={tmp_path}"])

@@ -27,8 +27,6 @@ class Serve(Settings):
 
     model: str
     """Stage whose artefact `modelworks serve` and `modelworks chat` are told to open."""
-    ask: list[str] = Field(default_factory=list)
-    """Questions answered at the end of the run, to show what was made."""
 
 
 class Head(Settings):
@@ -40,6 +38,8 @@ class Head(Settings):
     """One line for `modelworks ls recipes`."""
     seed: int = 1
     """Seeds everything random in every stage."""
+    effort: float = Field(1.0, gt=0)
+    """Multiplies the budget of every training stage: 0.1 for a first try, 3 for a better model."""
     data: str | list[str] | None = None
     """The user's own file or folder, where the recipe asks for it as {data}."""
     stages: dict[str, dict[str, Any]]
@@ -100,6 +100,8 @@ def check(data: dict[str, Any], where: str, lines: Lines | None = None) -> Recip
         if not name.replace("_", "").replace("-", "").isalnum():
             raise UserError(f"{place}: the stage name '{name}' may hold letters, digits, - and _ only.")
         filled = _fill({k: v for k, v in raw.items() if k != "do"}, head.data, place)
+        if raw.get("do") == "train":
+            filled = _with_effort(filled, head.effort)
         stages[name] = stage(name, str(raw.get("do", "")), filled, where, lines)
         for named in [word for words in stages[name].references.values() for word in words]:
             if named not in list(stages)[:-1] and not _outside(named):
@@ -124,6 +126,18 @@ def stage(name: str, verb: str, settings: dict[str, Any], where: str, lines: Lin
     else:
         built = config.build(module.Config, settings, where, lines, ("stages", name))
     return Stage(name, verb, module, built, _references(module, built))
+
+
+def _with_effort(settings: dict[str, Any], effort: float) -> dict[str, Any]:
+    """Settings of a train stage with its budget, and the steps between evaluations, times `effort`."""
+    out = dict(settings)
+    for key, value in settings.items():
+        if key == "budget" and isinstance(value, dict):
+            out[key] = _with_effort(value, effort)
+        elif key in ("steps", "tokens", "evaluate_every") and effort != 1:
+            number = config.parse_count(value)
+            out[key] = max(1, round(number * effort)) if isinstance(number, int | float) and number else value
+    return out
 
 
 def _references(module: ModuleType, settings: Settings) -> dict[str, list[str]]:

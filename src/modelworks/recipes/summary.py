@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..base.log import duration
@@ -40,7 +41,8 @@ def show(runner: Runner) -> None:
     serve = runner.recipe.head.serve
     if serve and serve.model in runner.folders:
         place = runner.out / serve.model
-        _answers(place, serve.ask if runner.done else [])
+        if runner.done:
+            _answers(place)
         print(f"talk to it: modelworks serve {place}    (a page in the browser)")
         print(f"            modelworks chat {place}     (here)")
 
@@ -59,13 +61,13 @@ def _text(value: Any) -> str:
     return f"{value:,.3f}" if isinstance(value, float) and not value.is_integer() else f"{int(value):,}"
 
 
-def _answers(place: Any, questions: list[str]) -> None:
-    if not questions:
-        return
-    from ..infer.grounded import as_text
+def _answers(place: Path) -> None:
+    """Let an assistant answer its example questions."""
+    from ..infer.grounded import Assistant, as_text
     from .front import load
 
     model = load(place)
-    for question in questions:
-        print(f"\n> {question}\n{as_text(model.answer(question))}")  # type: ignore[attr-defined]
-    print()
+    if isinstance(model, Assistant):
+        for question in model.about.get("examples", []):
+            print(f"\n> {question}\n{as_text(model.answer(question))}")
+        print()

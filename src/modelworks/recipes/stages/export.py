@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from ...base import files
 from ...base.config import Settings
 from ...base.device import DTYPES
 from ...base.errors import UserError
+from ...data import lines
 from ...data.steps.passages import FILE
 from ...hub import directory
 from ..artefact import Job
@@ -28,7 +30,7 @@ class Config(Settings):
     title: str = ""
     """What the chat page calls it."""
     examples: list[str] = Field(default_factory=list)
-    """Questions that the chat page offers."""
+    """Questions that the chat page offers (none: three held-out ones of different kinds, where there are any)."""
 
 
 REFERENCES = ("model", "passages")
@@ -47,5 +49,14 @@ def run(config: Config, job: Job) -> dict[str, Any]:
         with files.disk_errors(job.folder):
             shutil.copyfile(source, job.folder / FILE)
         metrics["passage_bytes"] = source.stat().st_size
-        files.write_json(job.folder / ABOUT, {"title": config.title or job.name, "examples": config.examples})
+        examples = config.examples or _held_out(job.input("passages") / "questions" / "test.jsonl.zst")
+        files.write_json(job.folder / ABOUT, {"title": config.title or job.name, "examples": examples})
     return metrics
+
+
+def _held_out(path: Path) -> list[str]:
+    """Three questions that no training saw, each of another kind; [] where there is no such file."""
+    by_kind: dict[str, str] = {}
+    for item in lines.read(path) if path.is_file() else ():
+        by_kind.setdefault(str(item.get("kind")), str(item["question"]))
+    return [by_kind[kind] for kind in sorted(by_kind, key=lambda kind: (kind == "unanswerable", kind))][-3:]
