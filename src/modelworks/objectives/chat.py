@@ -17,12 +17,15 @@ from modelworks.data import chat, lines
 from modelworks.data.loader import Examples, Loader, shuffled
 
 Message = dict[str, str]
+Talk = tuple[str, list[Message]]
 Augment = Callable[[list[Message], int], list[Message]]
 
 
 class Config(Settings):
     """How conversations are learned and looked at."""
 
+    train_examples: Count = Field(0, ge=0)
+    """Training conversations used, chosen by the seed (0: all)."""
     evaluate_examples: Count = Field(500, ge=0)
     """Validation conversations looked at each time, chosen by the seed (0: all)."""
     augmented_copies: int = Field(1, ge=0)
@@ -77,17 +80,23 @@ def build(config: Config, context: Context) -> Objective:
     """
     c = context
     folder = c.data / "conversations" if (c.data / "conversations").is_dir() else c.data
-    train = Examples(_encoded(read(folder / "train.jsonl.zst"), c, config.augmented_copies), c.max_len)
+    talks = _some(list(read(folder / "train.jsonl.zst")), config.train_examples, c.seed, "train")
+    train = Examples(_encoded(talks, c, config.augmented_copies), c.max_len)
     validation = None
     if (folder / "validation.jsonl.zst").is_file():
-        records = list(read(folder / "validation.jsonl.zst"))
-        if config.evaluate_examples and len(records) > config.evaluate_examples:
-            chosen = sorted(shuffled(len(records), c.seed, "evaluate")[: config.evaluate_examples].tolist())
-            records = [records[i] for i in chosen]
+        everything = list(read(folder / "validation.jsonl.zst"))
+        records = _some(everything, config.evaluate_examples, c.seed, "evaluate")
         held_out = Examples(_encoded(records, c, 0), c.max_len)
         if len(held_out.lengths):
             validation = Loader(held_out, c.rows, c.max_len, c.seed, rank=0, world=1)
     return Chat(Loader(train, c.rows, c.max_len, c.seed), validation)
+
+
+def _some(records: list[Talk], limit: int, seed: int, purpose: str) -> list[Talk]:
+    """At most `limit` records (0: all), chosen by the seed, in their order."""
+    if not limit or len(records) <= limit:
+        return records
+    return [records[i] for i in sorted(shuffled(len(records), seed, purpose)[:limit].tolist())]
 
 
 def read(path: Path) -> Iterator[tuple[str, list[Message]]]:

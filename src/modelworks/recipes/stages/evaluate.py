@@ -16,6 +16,7 @@ from ...base.config import Settings
 from ...base.device import choose_device, set_threads
 from ...base.errors import UserError, nearest
 from ...base.log import say
+from ...data.grounding import Answer
 from ...data.retrieve import Passages
 from ...data.steps.passages import FILE
 from ...evaluate.context import Result, SuiteContext
@@ -72,10 +73,12 @@ def run(config: Config, job: Job) -> dict[str, Any]:
     for name, path in zip(names, paths, strict=True):
         label = Path(name).name
         opened = directory.load(path, device=choose_device(config.device))
+        answerer = _answerer(opened, job.input("data"))
         for suite, (chosen, models) in wanted.items():
             if name in models:
                 say(f"{job.name}: {suite} of {label}")
                 context = _context(config, job, opened, suite)
+                context.answerer = answerer
                 found[suite][label] = folders.find(SUITES, suite).run(chosen, context)
     scores = {suite: _summary(suite, results, job.seed) for suite, results in found.items() if results}
     files.write_json(job.folder / "scores.json", scores)
@@ -103,10 +106,28 @@ def _context(config: Config, job: Job, opened: directory.Loaded, suite: str) -> 
     data = job.input("data")
     text = job.input("corpus") if "corpus" in job.inputs and suite == "perplexity" else data
     context = SuiteContext(text, opened.model, opened.tokenizer, max_len=config.max_len, seed=job.seed)
-    if (data / FILE).is_file():
-        made = (opened.model, opened.tokenizer, opened.family, opened.config, opened.facts)
-        context.answerer = Assistant(*made, passages=Passages(data / FILE))
     return context
+
+
+class Remembering:
+    """An assistant that is asked each question once, however many suites ask it (it always answers the same)."""
+
+    def __init__(self, assistant: Assistant) -> None:
+        self.assistant, self.known = assistant, dict[str, Answer]()
+
+    def answer_many(self, questions: Sequence[str]) -> list[Answer]:
+        """One answer a question, in order."""
+        new = [question for question in dict.fromkeys(questions) if question not in self.known]
+        self.known |= zip(new, self.assistant.answer_many(new), strict=True)
+        return [self.known[question] for question in questions]
+
+
+def _answerer(opened: directory.Loaded, data: Path) -> Remembering | None:
+    """Who answers from the passages in `data`; None where there are none."""
+    if not (data / FILE).is_file():
+        return None
+    made = (opened.model, opened.tokenizer, opened.family, opened.config, opened.facts)
+    return Remembering(Assistant(*made, passages=Passages(data / FILE)))
 
 
 def _summary(suite: str, results: dict[str, Result], seed: int) -> dict[str, Any]:
