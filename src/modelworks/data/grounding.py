@@ -6,13 +6,12 @@ otherwise the passage's own sentence is shown instead, or a plain "I don't know"
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .facts import content, head, sentences, statements
-from .retrieve import Passage
+from .retrieve import Passage, one_error_apart
 
 UNKNOWN = "I don't know."
 UNKNOWN_ZH = "我不知道。"
@@ -105,14 +104,19 @@ def best_sentence(passage: Passage, wanted: str) -> str:
 
 
 def concerns(passage: Passage, question: str) -> bool:
-    """False when the question names something dotted (`os.path.join`) that the passage is plainly not about."""
-    named = _NAME.findall(question)
-    text = passage.text.lower()
-    own = passage.title.lower().rsplit(".", 1)[-1]
-    for name in (n.lower() for n in named):
-        if name in text or difflib.SequenceMatcher(None, name.rsplit(".", 1)[-1], own).ratio() >= 0.7:
-            return True
-    return not named
+    """False when the question names something dotted (`os.path.join`) that the passage is not about.
+
+    It is about a name that stands in its text, or that is a run of its title's parts up to one typing error in each:
+    `path.jion` and `os.path` for the passage `os.path.join`.
+    """
+    named = _NAME.findall(question.lower())
+    text, title = passage.text.lower(), passage.title.lower().split(".")
+    return not named or any(name in text or _run_of(title, name.split(".")) for name in named)
+
+
+def _run_of(title: list[str], parts: list[str]) -> bool:
+    starts = range(len(title) - len(parts) + 1)
+    return any(all(map(one_error_apart, title[i : i + len(parts)], parts)) for i in starts)
 
 
 def check(question: str, raw: str, passages: Sequence[Passage]) -> Answer:

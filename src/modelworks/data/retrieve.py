@@ -17,7 +17,7 @@ import re
 import sqlite3
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,11 @@ def name_token(text: str) -> str:
     return "is" + re.sub(r"[\W_]+", "", text).lower()
 
 
+def one_error_apart(left: str, right: str) -> bool:
+    """True when at most one typing error (a letter more, less, other or swapped) makes one word of the other."""
+    return abs(len(left) - len(right)) <= 1 and not _deletions(left).isdisjoint(_deletions(right))
+
+
 def _deletions(word: str) -> set[str]:
     return {word, *(word[:i] + word[i + 1 :] for i in range(len(word)))}
 
@@ -126,6 +131,16 @@ class Passages:
         near = {known for piece in _deletions(term) for known in self._deleted.get(piece, ())}
         return sorted(near, key=lambda known: (-self.known.get(known, 10**9), known))[:3] or [term]
 
+    def _names(self, word: str) -> list[str]:
+        """Titles that a word may name: itself, one error away as a whole, or one error away in each of its parts."""
+        whole = self._meant(name_token(word))
+        if whole[0] in self.known:
+            return whole
+        parts = [self._meant(part.lower()) for part in re.split(r"[._]+", word) if part]
+        if not 2 <= len(parts) <= 6:
+            return whole
+        return [name for pick in product(*parts) if (name := name_token("".join(pick))) in self.known] or whole
+
     @functools.cached_property
     def _deleted(self) -> dict[str, list[str]]:
         """Every known term under each text that it becomes by losing one character, and under itself."""
@@ -141,7 +156,7 @@ class Passages:
         asked = [known for term in terms(question) for known in self._meant(term)]
         wanted = list(dict.fromkeys(t for t in asked if t not in _ASKING)) or asked
         words = [w.strip(".") for w in re.findall(r"[\w.]+", _CJK.sub(" ", question))]
-        names = [known for word in words[:64] for known in self._meant(name_token(word))]
+        names = [known for word in words[:64] for known in self._names(word)]
         # grams of names (dots, underscores, capitals inside) that were not recognised as a whole
         named = [w for w in words if re.search(r"[._]|[a-z][A-Z]", w) and name_token(w) not in self.known]
         pieces = list(dict.fromkeys(g for w in named for g in grams(w)))

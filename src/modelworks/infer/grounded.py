@@ -7,7 +7,7 @@ from typing import Any
 
 from modelworks.base.errors import UserError
 from modelworks.data import chat as chat_format
-from modelworks.data.grounding import SHOWN, Answer, check, prompt
+from modelworks.data.grounding import SHOWN, Answer, best_sentence, check, prompt
 from modelworks.data.retrieve import Passage, Passages
 
 from .language_model import LanguageModel
@@ -55,6 +55,19 @@ class Assistant(LanguageModel):
         """`answer` with its citations as text, whole or in pieces (it is checked before the first piece)."""
         text = as_text(self.answer(messages))
         return iter(text.splitlines(keepends=True)) if stream else text
+
+
+class Quoting:
+    """The trivial assistant: no model, it quotes the likeliest sentence of the first passage found. A baseline."""
+
+    def __init__(self, passages: Passages) -> None:
+        self.passages = passages
+
+    def answer_many(self, questions: Sequence[str]) -> list[Answer]:
+        """One answer a question, in order; declined where nothing is found or it is about something else."""
+        found = [self.passages.search(question, 1) for question in questions]
+        raw = [f"[1] {best_sentence(first[0], question)}" if first else "" for question, first in zip(questions, found)]
+        return [check(*triple) for triple in zip(questions, raw, found, strict=True)]
 
 
 def as_text(answer: Answer) -> str:

@@ -28,7 +28,7 @@ def do(verb: str, settings: dict[str, Any], out: Path, seed: int) -> dict[str, A
 
     Raises UserError for settings that do not fit, or when `out` holds something else.
     """
-    stage = schema.stage(out.name or verb, verb, settings, "the command line")
+    stage = schema.stage(verb, verb, settings, "the command line")
     inputs = {key: [Path(word) for word in words] for key, words in stage.references.items()}
     work = Work(stage, inputs, seed)
     if out.exists() and any(out.iterdir()) and not files.is_complete(out):

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ...base import config as settings
 from ...base import files, folders
@@ -22,10 +22,11 @@ from ...data.steps.passages import FILE
 from ...evaluate.context import Result, SuiteContext
 from ...evaluate.intervals import Interval, paired
 from ...hub import directory
-from ...infer.grounded import Assistant
+from ...infer.grounded import Assistant, Quoting
 from ..artefact import Job
 
 SUITES = "modelworks.evaluate.suites"
+NO_MODEL = "no model, first passage quoted"
 # What is compared between one model and the next: suite -> scores of its items.
 COMPARED = {
     "perplexity": (),
@@ -46,7 +47,9 @@ SHOWN = {  # the columns of each suite's table, in order
 class Config(Settings):
     model: str | list[str]
     """The model to evaluate, or several."""
-    compare: list[str] = Field(default_factory=list)
+    compare: Annotated[list[str], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)] = Field(
+        default_factory=list
+    )
     """Models beside it, in the order of their making: each is compared with the one after it."""
     data: str
     """Folder with questions, preferences and passages (or a corpus, where perplexity is all that is asked)."""
@@ -80,6 +83,10 @@ def run(config: Config, job: Job) -> dict[str, Any]:
                 context = _context(config, job, opened, suite)
                 context.answerer = answerer
                 found[suite][label] = folders.find(SUITES, suite).run(chosen, context)
+    if "questions" in found and (passages := job.input("data") / FILE).is_file():
+        context = SuiteContext(job.input("data"), seed=job.seed, answerer=Quoting(Passages(passages)))
+        chosen, _ = wanted["questions"]
+        found["questions"] = {NO_MODEL: folders.find(SUITES, "questions").run(chosen, context), **found["questions"]}
     scores = {suite: _summary(suite, results, job.seed) for suite, results in found.items() if results}
     files.write_json(job.folder / "scores.json", scores)
     _write_items(job.folder / "items.jsonl", found)
