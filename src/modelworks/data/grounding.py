@@ -20,6 +20,7 @@ VIEW = 240  # characters of each that it sees
 
 _CITED = re.compile(r"^\s*\[(\d+)\]\s*")
 _NAME = re.compile(r"[A-Za-z_]\w*(?:\.\w+)+")
+_PARTS = re.compile(r"[._]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +111,8 @@ def concerns(passage: Passage, question: str) -> bool:
     `path.jion` and `os.path` for the passage `os.path.join`.
     """
     named = _NAME.findall(question.lower())
-    text, title = passage.text.lower(), passage.title.lower().split(".")
-    return not named or any(name in text or _run_of(title, name.split(".")) for name in named)
+    text, title = passage.text.lower(), _PARTS.split(passage.title.lower())
+    return not named or any(name in text or _run_of(title, _PARTS.split(name)) for name in named)
 
 
 def _run_of(title: list[str], parts: list[str]) -> bool:

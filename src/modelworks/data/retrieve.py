@@ -124,9 +124,9 @@ class Passages:
         """Every passage, in the order in which it was written."""
         return self._rows("order by rowid", ())
 
-    def _meant(self, term: str) -> list[str]:
+    def _meant(self, term: str, shortest: int = 4) -> list[str]:
         """The term itself where it is known or short; else up to three known ones that one error made it from."""
-        if term in self.known or term in _ASKING or len(term) < 4 or _CJK.match(term):
+        if term in self.known or term in _ASKING or len(term) < shortest or _CJK.match(term):
             return [term]
         near = {known for piece in _deletions(term) for known in self._deleted.get(piece, ())}
         return sorted(near, key=lambda known: (-self.known.get(known, 10**9), known))[:3] or [term]
@@ -136,7 +136,7 @@ class Passages:
         whole = self._meant(name_token(word))
         if whole[0] in self.known:
             return whole
-        parts = [self._meant(part.lower()) for part in re.split(r"[._]+", word) if part]
+        parts = [self._meant(part.lower(), 3) for part in re.split(r"[._]+", word) if part]
         if not 2 <= len(parts) <= 6:
             return whole
         return [name for pick in product(*parts) if (name := name_token("".join(pick))) in self.known] or whole
@@ -146,7 +146,7 @@ class Passages:
         """Every known term under each text that it becomes by losing one character, and under itself."""
         out: dict[str, list[str]] = {}
         for term in (*self.known, *_ASKING):
-            if len(term) >= 4 and term.isascii():
+            if len(term) >= 3 and term.isascii():
                 for piece in _deletions(term):
                     out.setdefault(piece, []).append(term)
         return out
