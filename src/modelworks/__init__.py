@@ -2,7 +2,7 @@
 
     import modelworks as mw
 
-    model = mw.load("runs/demo/assistant")
+    model = mw.load("runs/demo/base")
     print(model.generate("This is an example of", max_new_tokens=40))
     mw.run("demo")
 
