@@ -26,6 +26,8 @@ from ..retrieve import Passage, Passages, terms
 from . import _phrasing
 from .passages import FILE
 
+SPLITS = ("train", "validation", "test")
+
 
 class Config(Settings):
     train: Count = 6000
@@ -56,15 +58,20 @@ def build(source: Path, out: Path, config: Config, seed: int) -> dict[str, int]:
     counts = {}
     rarity = Counter(term for p in everything for term in set(terms(p.text)))
     once = {s for s, n in Counter(_summary(p) for p in everything if p.kind == "code").items() if n == 1}
-    for split in ("train", "validation", "test"):
+    made = {}
+    for split in SPLITS:
         rng = seeds.generator(seed, "questions", split)
         items = _items(everything, split, config, rarity, once, rng)
-        rows = [_row(item, passages, split, n, rng) for n, item in enumerate(items)]
+        made[split] = [_row(item, passages, split, n, rng) for n, item in enumerate(items)]
+    for split in SPLITS[1:]:  # few documents: what has no question of its own gets some of the others'
+        if not made[split]:
+            share = len(made["train"]) // 10
+            made[split], made["train"] = made["train"][:share], made["train"][share:]
+    for split, rows in made.items():
         lines.write(out / "questions" / f"{split}.jsonl.zst", (row["question"] for row in rows))
-        talks = [row["conversation"] for row in rows]
-        lines.write(out / "conversations" / f"{split}.jsonl.zst", talks)
+        lines.write(out / "conversations" / f"{split}.jsonl.zst", (row["conversation"] for row in rows))
         counts[split] = len(rows)
-    if not counts["train"] or not counts["test"]:
+    if not all(counts.values()):
         raise UserError(f"{out}: the documents are too few or too short to derive questions from; add more text.")
     return counts
 
@@ -138,7 +145,8 @@ def _place(code: Head) -> str:
 def _about_text(passage: Passage, phrases: Any, rarity: Counter[str], rng: random.Random) -> Iterator[Item]:
     """Ask after a phrase that stands in one sentence of the passage; the answer is that sentence."""
     kind = "quote_zh" if passage.language == "zh" else "quote"
-    said = [s for s in sentences(view(passage)) if 12 <= len(s) <= 200 and s[-1] in ".!?。！？；"]
+    seen = " ".join(view(passage).split())
+    said = [s for s in sentences(passage.text) if 12 <= len(s) <= 200 and s[-1] in ".!?。！？；" and s in seen]
     rng.shuffle(said)
     for sentence in said[:2]:
         phrase = _key_phrase(sentence, passage.language, rarity)
