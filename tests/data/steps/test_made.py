@@ -55,6 +55,15 @@ def rows(made: Path, kind: str, split: str) -> list[dict]:
     return list(lines.read(made / kind / f"{split}.jsonl.zst"))
 
 
+def test_a_long_sentence_is_cut_between_words_and_chinese_anywhere() -> None:
+    words = [f"platform-and-compiler-specific{n}" for n in range(60)]
+    pieces = [p.text for p in passages.cut(Document("a", " ".join(words)), 200)]
+    assert len(pieces) > 5 and max(map(len, pieces)) <= 200
+    assert [word for piece in pieces for word in piece.split()] == words
+    chinese = "".join(chr(0x4E00 + n) for n in range(700))
+    assert "".join(p.text.replace("\n", "") for p in passages.cut(Document("b", chinese), 200)) == chinese
+
+
 def test_first_passages_of_code_say_what_they_are(made: Path) -> None:
     found = Passages(made / passages.FILE)
     first = found.get("pydoc:pack0.sockets.return_socket0#0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,14 +73,14 @@ def _without_heading(body: str, signature: str, code: str) -> str:
 
 
 def _pieces(text: str, limit: int) -> list[str]:
-    """Paragraphs joined up to `limit` characters; a longer one is cut at sentence ends, then anywhere."""
+    """Paragraphs joined up to `limit` characters; a longer one is cut at sentence ends, then between words."""
     units: list[str] = []
     for paragraph in re.split(r"\n\s*\n", text):
         if len(paragraph) <= limit:
             units.append(paragraph.strip())
             continue
         for sentence in sentences(paragraph) or [paragraph]:
-            units += [sentence[i : i + limit] for i in range(0, len(sentence), limit)]
+            units += textwrap.wrap(sentence, limit, break_on_hyphens=False)
     pieces: list[str] = []
     for unit in filter(None, units):
         if pieces and len(pieces[-1]) + len(unit) + 1 <= limit:
