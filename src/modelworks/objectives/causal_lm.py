@@ -26,7 +26,7 @@ class Config(Settings):
     """Validation tokens looked at each time, whole documents chosen by the seed (0: all)."""
 
 
-EVALUATED = 4096
+EVALUATION_TOKENS = 4096
 """Tokens of an evaluation batch at least: without gradients there is room, and small batches waste time."""
 
 
@@ -102,7 +102,7 @@ def build(config: Config, context: Context) -> Objective:
     if "validation" in names:
         data = subset(read(c.data, "validation", c.tokenizer), config.evaluate_tokens, c.seed)
         if data.n_tokens:
-            rows = max(c.rows, EVALUATED // c.max_len)
+            rows = max(c.rows, EVALUATION_TOKENS // c.max_len)
             validation = Loader(Documents(data, c.tokenizer.eos, c.max_len), rows, c.max_len, c.seed, rank=0, world=1)
             size = data.bytes
     loader = Loader(Documents(train, c.tokenizer.eos, c.max_len), c.rows, c.max_len, c.seed)
