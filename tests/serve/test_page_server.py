@@ -82,6 +82,19 @@ def test_page_and_server_together(browser: Any) -> None:
         page.context.close()
 
 
+def test_question_is_quicker_than_the_list_of_models(browser: Any) -> None:
+    """It waits for the list; it used to be sent to a model without a name, and failed."""
+    app = create_app({"desk": Desk()}, ServeSettings(api_keys=[]))
+    with serving(app) as url:
+        seen = open_page(browser, "about:blank", Stub())
+        seen.url = url
+        seen.page.route("**/v1/models", lambda route: (seen.page.wait_for_timeout(500), route.continue_()))
+        seen.page.goto(url, wait_until="commit")
+        expect(seen.ask("What wins?").locator("[data-test=grounding]")).to_contain_text("Quoted")
+        seen.check()
+        seen.page.context.close()
+
+
 def test_key_of_the_server(browser: Any) -> None:
     app = create_app({"desk": Desk()}, ServeSettings(api_keys=[SecretStr("open sesame")]))
     with serving(app) as url:

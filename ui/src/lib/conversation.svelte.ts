@@ -24,6 +24,7 @@ class Conversation {
   busy = $state(false);
   loaded = $state(false);
   #abort: AbortController | null = null;
+  #listing: Promise<void> | null = null;
 
   constructor() {
     const kept = recall();
@@ -38,12 +39,22 @@ class Conversation {
   async load(): Promise<void> {
     this.problem = null;
     try {
-      this.models = await listModels();
-      if (!this.current) this.model = this.models[0]?.id ?? "";
-      this.loaded = true;
+      await this.#list();
     } catch (error) {
       this.problem = asProblem(error);
     }
+  }
+
+  /** Fetches the list of models, once for all who wait for it: a question may be quicker than the list. */
+  #list(): Promise<void> {
+    this.#listing ??= listModels()
+      .then((models) => {
+        this.models = models;
+        if (!this.current) this.model = models[0]?.id ?? "";
+        this.loaded = true;
+      })
+      .finally(() => (this.#listing = null));
+    return this.#listing;
   }
 
   async ask(question: string): Promise<void> {
@@ -99,6 +110,7 @@ class Conversation {
     this.busy = true;
     this.problem = null;
     try {
+      if (!this.loaded) await this.#list();
       for (let skip = 0; ; skip += 1) {
         const messages = this.#messages(skip);
         try {
