@@ -90,7 +90,9 @@ def _short(error: Exception) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set"
     response = getattr(error, "response", None)
-    return f"it answers {response.status_code}" if response is not None else words.splitlines()[0][:100]
+    if response is not None:
+        return f"it answers {response.status_code}"
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:100]
 
 
 def _download(repository: str, revision: str | None, accept: Callable[[Any], object] | None, fresh: set[Path]) -> Path:
