@@ -115,7 +115,7 @@ def test_published_sizes() -> None:
     [
         (qwen3, {"attention_bias": True}, "attention_bias"),
         (qwen3, {"use_sliding_window": True}, "use_sliding_window"),
-        (qwen3, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling"),
+        (qwen3, {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_type"),
         (qwen3, {"rope_parameters": {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}}, "rope_type"),
         (qwen3, {"hidden_act": "gelu"}, "hidden_act"),
         (gpt2, {"activation_function": "relu"}, "activation_function"),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelworks.nn.layout import Layout, document_positions
-from modelworks.nn.position import Rotary
+from modelworks.nn.position import Rotary, frequencies
 
 
 def turned_in_float64(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:
@@ -20,7 +20,7 @@ def turned_in_float64(x: torch.Tensor, positions: torch.Tensor, theta: float) ->
 
 def test_exact_at_128k_positions() -> None:
     torch.manual_seed(0)
-    rotary, positions = Rotary(64, 10_000.0), torch.tensor([[0, 1, 4095, 65_536, 131_000, 131_071]])
+    rotary, positions = Rotary(frequencies(64, 10_000.0)), torch.tensor([[0, 1, 4095, 65_536, 131_000, 131_071]])
     x = torch.randn(1, 6, 3, 64)
     got = rotary(x, Layout(torch.zeros(1, 6, dtype=torch.long), positions=positions))
     want = turned_in_float64(x.transpose(1, 2), positions[:, None], 10_000.0).transpose(1, 2)
@@ -28,7 +28,7 @@ def test_exact_at_128k_positions() -> None:
 
 
 def test_scores_depend_on_distance_only() -> None:
-    rotary, x = Rotary(32, 10_000.0), torch.randn(1, 2, 1, 32)
+    rotary, x = Rotary(frequencies(32, 10_000.0)), torch.randn(1, 2, 1, 32)
 
     def score(start: int) -> float:
         at = torch.tensor([[start, start + 5]])
@@ -39,7 +39,7 @@ def test_scores_depend_on_distance_only() -> None:
 
 
 def test_the_table_stays_float32_in_a_bfloat16_model() -> None:
-    rotary = Rotary(8, 10_000.0)
+    rotary = Rotary(frequencies(8, 10_000.0))
     rotary.table(4, torch.device("cpu"))
     assert rotary.to(torch.bfloat16).table(4, torch.device("cpu")).dtype == torch.float32
     assert not rotary.state_dict()

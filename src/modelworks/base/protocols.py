@@ -34,12 +34,16 @@ class Output:
     """What a model returns.
 
     `hidden` [B, T, D]; `logits` float32 [B, T, V] when no labels were given; else `losses` float32 [B, T]:
-    cross-entropies in nats at each position, 0 where the label is ignored (-100).
+    cross-entropies in nats at each position, 0 where the label is ignored (-100). A head for classes has [B, C]
+    and [B]; a model without a head neither. `pooled` [B, D]: one vector a row, where the family has one.
+    `balance`: the load-balance loss of a mixture of experts, a scalar to be scaled and added by the objective.
     """
 
     hidden: Tensor
     logits: Tensor | None = None
     losses: Tensor | None = None
+    pooled: Tensor | None = None
+    balance: Tensor | None = None
 
 
 @runtime_checkable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,6 @@ from torch import nn
 from ..base import files, folders
 from ..base.config import Settings
 from ..base.errors import DamagedError, UserError, nearest
-from ..nn.transformer import Transformer
 from . import tensors
 from .presets import MODELS, family_module
 
@@ -27,7 +27,7 @@ FACTS = "modelworks.json"
 class Loaded:
     """An opened model: weights, tokenizer if the folder has one, family, configuration, facts about its making."""
 
-    model: Transformer
+    model: nn.Module
     tokenizer: Tokenizer | None
     family: str
     config: Settings
@@ -58,7 +58,7 @@ def save(
         im_end = getattr(tokenizer, "im_end", None)
         stops = tokenizer.eos if im_end is None else [tokenizer.eos, im_end]
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    settings = {"architectures": [module.HF_ARCHITECTURE]} | module.to_hf(config) | ends | {"dtype": dtype}
+    settings = {"architectures": [architecture(module, config)]} | module.to_hf(config) | ends | {"dtype": dtype}
     with files.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     tensors.write(weights, folder)
@@ -68,9 +68,15 @@ def save(
         folder / FACTS,
         {"format": 1, "family": family, "parameters": count, "config": config.model_dump()} | (facts or {}),
     )
-    files.write_text(folder / "README.md", card or _card(folder.name, module.HF_ARCHITECTURE, count))
+    files.write_text(folder / "README.md", card or _card(folder.name, architecture(module, config), count))
     if tokenizer is not None:
         tokenizer.save(folder)
+
+
+def architecture(module: ModuleType, config: Settings) -> str:
+    """The Hugging Face class that a configuration of a family means."""
+    usual = next(iter(module.HF_ARCHITECTURES.values()))
+    return next(name for name, head in module.HF_ARCHITECTURES.items() if head == getattr(config, "head", usual))
 
 
 def _card(name: str, architecture: str, count: int) -> str:
@@ -119,15 +125,17 @@ def _config(settings: Any, folder: Path) -> tuple[str, Settings]:
     """Family and configuration that a config.json means. Raises UserError, DamagedError."""
     if not isinstance(settings, dict):
         raise DamagedError(f"{folder / 'config.json'}: is not a mapping of settings; fetch or make the model again.")
-    ours = {family_module(family).HF_ARCHITECTURE: family for family in folders.names(MODELS)}
-    architecture = next(iter(settings.get("architectures") or []), None)
-    # Old configs lack the architecture but name the type, which is our family's name.
-    family = ours.get(architecture) if architecture else settings.get("model_type")
-    if family not in ours.values():
-        wanted = str(architecture or family)
+    families = {family: family_module(family) for family in folders.names(MODELS)}
+    ours = {name: family for family, module in families.items() for name in module.HF_ARCHITECTURES}
+    types = {module.HF_MODEL_TYPE: family for family, module in families.items()}
+    named = next(iter(settings.get("architectures") or []), None)
+    # Old configs lack the architecture but name the type.
+    family = ours.get(named) if named else types.get(settings.get("model_type"))
+    if family is None:
+        wanted = str(named or settings.get("model_type"))
         raise UserError(f"{folder}: the architecture {wanted} is not supported{nearest(wanted, list(ours))}.")
     try:
-        return family, family_module(family).from_hf(settings)
+        return family, families[family].from_hf(settings)
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{folder / 'config.json'}: '{first['loc'][0]}': {first['msg']}.") from None
@@ -140,8 +148,8 @@ def _tokenizer(folder: Path, config: Settings) -> Tokenizer | None:
     from ..data.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(folder)
-    words = getattr(config, "vocab_size")  # noqa: B009 - every family's Config has it
-    if tokenizer.vocab_size > words:
+    words = getattr(config, "vocab_size", None)
+    if words is not None and tokenizer.vocab_size > words:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} words and the model {words}; "
             "they do not belong together."

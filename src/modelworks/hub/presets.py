@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from torch import nn
+
 from ..base import folders
 from ..base.config import Settings
 from ..base.config import build as build_settings
 from ..base.errors import UserError, nearest
-from ..nn.transformer import Transformer
 
 MODELS = "modelworks.models"
 
@@ -19,7 +20,7 @@ MODELS = "modelworks.models"
 class Built(NamedTuple):
     """A fresh model with the names it needs to be saved."""
 
-    model: Transformer
+    model: nn.Module
     family: str
     config: Settings
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,19 +24,30 @@ SHARD_BYTES = 4_000_000_000
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 
 
+def contents(model: nn.Module) -> dict[str, Tensor]:
+    """What a directory holds of a model: its parameters, a tied one once, and its persistent buffers, by our names."""
+    lasting = model.state_dict().keys()
+    return dict(model.named_parameters()) | {name: t for name, t in model.named_buffers() if name in lasting}
+
+
 def gather(model: nn.Module, family: ModuleType, config: Settings) -> dict[str, Tensor]:
     """The model's weights under their Hugging Face names and layout; a tied matrix stands once."""
-    parts: dict[str, list[Tensor]] = {}
-    weights = dict(model.named_parameters())
+    weights = contents(model)
+    parts: dict[str, dict[int, Tensor]] = {}
+    cuts = {}
     for ours, stored in family.hf_names(config).items():
         weight = weights.pop(ours).detach()
-        parts.setdefault(stored.name, []).append(weight.t() if stored.transpose else weight)
+        pieces = weight.unbind(0) if stored.stack else (weight,)
+        for name, piece in zip(stored.names(), pieces, strict=True):
+            cuts[name] = stored.cut
+            parts.setdefault(name, {})[stored.part] = piece.transpose(-1, -2) if stored.transpose else piece
     if weights:
         raise FailureError(f"{next(iter(weights))}: has no name in a Hugging Face file; merge adapters before saving.")
-    return {
-        name: (torch.cat(tensors, dim=-1) if len(tensors) > 1 else tensors[0]).contiguous()
-        for name, tensors in parts.items()
-    }
+    return {name: _joined(cuts[name], found).contiguous() for name, found in parts.items()}
+
+
+def _joined(cut: Any, parts: Mapping[int, Tensor]) -> Tensor:
+    return cut.join([parts[number] for number in sorted(parts)]) if cut else parts[0]
 
 
 def write(tensors: Mapping[str, Tensor], folder: Path, shard_bytes: int = SHARD_BYTES) -> None:
@@ -80,26 +92,31 @@ def read(model: nn.Module, family: ModuleType, config: Settings, folder: Path, d
     Raises UserError naming a tensor that is missing, unknown or of another shape, or a pickle file;
     DamagedError when a file is cut short or is not what was written.
     """
-    weights = dict(model.named_parameters())
+    weights = contents(model)
     names = family.hf_names(config)
     with _opened(folder) as shelf:
         found = _match(shelf, names.values(), family, folder)
         _check_shapes(shelf, found, names, weights, folder)
-        if (head := _tied_copy(shelf, found, family, config)) is not None:
-            _check_copy(shelf, found[names["stem.tokens.weight"].name], head, folder)
-        fresh: dict[int, nn.Parameter] = {}
-        whole: dict[str, Tensor] = {}  # the tensor whose parts are being taken out
+        _check_extra(shelf, found, family, config, folder)
+        fresh: dict[int, Tensor] = {}
+        parts: dict[str, list[Tensor]] = {}  # what was cut out of the stored tensor that was read last
         for ours, stored in names.items():
-            if stored.name not in whole:
-                whole = {stored.name: shelf.read(found[stored.name])}
-            tensor = whole[stored.name]
-            if stored.of > 1:
-                tensor = tensor.chunk(stored.of, dim=-1)[stored.part]
-            tensor = (tensor.t() if stored.transpose else tensor).contiguous()
-            fresh[id(weights[ours])] = nn.Parameter(tensor.to(dtype) if dtype else tensor)
+            pieces = []
+            for name in stored.names():
+                if name not in parts:
+                    whole = shelf.read(found[name])
+                    parts = {name: stored.cut.split(whole) if stored.cut else [whole]}
+                piece = parts[name][stored.part]
+                pieces.append(piece.transpose(-1, -2) if stored.transpose else piece)
+            tensor = torch.stack(pieces) if stored.stack else pieces[0].contiguous()
+            fresh[id(weights[ours])] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
+            if not isinstance(fresh[id(weight)], nn.Parameter):
+                fresh[id(weight)] = nn.Parameter(fresh[id(weight)])
             setattr(module, name, fresh[id(weight)])  # one object for both ends of a tie
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, fresh[id(buffer)])
 
 
 class _Shelf:
@@ -154,52 +171,55 @@ def weight_files(folder: Path) -> list[Path]:
     raise UserError(f"{folder}: there is no {WEIGHTS} in it; is it a model's folder?")
 
 
-def _match(shelf: _Shelf, names: Iterator, family: ModuleType, folder: Path) -> dict[str, str]:
+def _match(shelf: _Shelf, places: Iterable[Any], family: ModuleType, folder: Path) -> dict[str, str]:
     """Wanted name -> name in the file; the family's prefix may be absent. Raises UserError for a missing tensor."""
     found = {}
-    for stored in names:
-        short = stored.name.removeprefix(family.HF_PREFIX)
-        name = next((name for name in (stored.name, short) if name in shelf.handles), None)
+    for wanted in dict.fromkeys(name for stored in places for name in stored.names()):
+        spellings = (wanted, wanted.removeprefix(family.HF_PREFIX), family.HF_PREFIX + wanted)
+        name = next((name for name in spellings if name in shelf.handles), None)
         if name is None:
             raise UserError(
-                f"{folder}: the tensor '{stored.name}' is missing{nearest(stored.name, list(shelf.handles))}; "
+                f"{folder}: the tensor '{wanted}' is missing{nearest(wanted, list(shelf.handles))}; "
                 "the weights and config.json do not belong together."
             )
-        found[stored.name] = name
+        found[wanted] = name
     return found
 
 
 def _check_shapes(shelf, found, names, weights, folder: Path) -> None:  # type: ignore[no-untyped-def]
     """Raises UserError naming the first tensor whose shape differs, and the shape that config.json asks for."""
+    parts: dict[str, dict[int, Tensor]] = {}
+    cuts = {}
     for ours, stored in names.items():
-        want = list(weights[ours].shape)
+        shape = list(weights[ours].shape)[1 if stored.stack else 0 :]
         if stored.transpose:
-            want.reverse()
-        want[-1] *= stored.of
-        have = shelf.shape(found[stored.name])
+            shape[-2:] = shape[:-3:-1]
+        for name in stored.names():
+            cuts[name] = stored.cut
+            parts.setdefault(name, {})[stored.part] = torch.empty(shape, device="meta")
+    for name, pieces in parts.items():
+        want, have = list(_joined(cuts[name], pieces).shape), shelf.shape(found[name])
         if have != want:
             raise UserError(
-                f"{folder}: the tensor '{stored.name}' has shape {have} and config.json asks for {want}; "
+                f"{folder}: the tensor '{name}' has shape {have} and config.json asks for {want}; "
                 "the weights and config.json do not belong together."
             )
 
 
-def _tied_copy(shelf: _Shelf, found: Mapping[str, str], family: ModuleType, config: Settings) -> str | None:
-    """The name of a tied head's superfluous copy, if the file has one. Raises UserError for a tensor not known."""
-    head = family.HF_NAMES["head.projection.weight"].name
+def _check_extra(shelf: _Shelf, found: Mapping[str, str], family: ModuleType, config: Settings, folder: Path) -> None:
+    """Raises UserError for a tensor that is none of the model's, and for a tied copy that differs."""
     extra = set(shelf.handles) - set(found.values())
     extra = {name for name in extra if not any(re.fullmatch(pattern, name) for pattern in family.HF_IGNORED)}
-    copy = head if head in extra and getattr(config, "tie_word_embeddings", False) else None
-    extra.discard(copy or "")
+    for copy, original in family.hf_tied(config).items():
+        if copy in extra:
+            extra.discard(copy)
+            if not torch.equal(shelf.read(copy), shelf.read(found[original])):
+                raise UserError(
+                    f"{folder}: '{copy}' differs from '{original}', but config.json says that they are tied."
+                )
     if extra:
         name = min(extra)
         raise UserError(
             f"the tensor '{name}' {shelf.shape(name)} is not one of this model's; "
             f"it asks for something that our {family.__name__.rsplit('.', 1)[-1]} does not have."
         )
-    return copy
-
-
-def _check_copy(shelf: _Shelf, embedding: str, head: str, folder: Path) -> None:
-    if not torch.equal(shelf.read(head), shelf.read(embedding)):
-        raise UserError(f"{folder}: '{head}' differs from '{embedding}', but config.json says that they are tied.")

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 from torch.nn import functional as F
 
 from ..base.config import Count, Settings
 from ..nn.arithmetic import Shape
-from ..nn.attention import Attention, Causal
+from ..nn.attention import Attention
 from ..nn.feedforward import FeedForward
-from ..nn.heads import LanguageHead
+from ..nn.heads import ClassHead, Headless, LanguageHead, Last
+from ..nn.masks import Causal
+from ..nn.mixing import Softmax
 from ..nn.norm import LayerNorm
 from ..nn.position import Unrotated
 from ..nn.stack import Block, Stack
 from ..nn.stems import PositionedTokens
 from ..nn.transformer import Transformer
-from ._stored import Stored, missing, need, per_layer
+from ._fresh import initialise
+from ._stored import Equal, Stored, head_of, missing, need, per_layer, unprefixed
 
-HF_ARCHITECTURE = "GPT2LMHeadModel"
+HF_MODEL_TYPE = "gpt2"
+HF_ARCHITECTURES = {"GPT2LMHeadModel": "language", "GPT2Model": "none", "GPT2ForSequenceClassification": "classes"}
 
 
 class Config(Settings):
@@ -47,6 +51,10 @@ class Config(Settings):
     """Standard deviation of fresh weights; divided by sqrt(2 n_layers) where they write to the residual stream."""
     dropout: float = 0.1
     """Share dropped from embeddings, attention and residual branches, in training only."""
+    head: Literal["language", "none", "classes"] = "language"
+    """What reads the stack out: scores of the next word, nothing, or scores of classes from the last token."""
+    n_labels: int = 2
+    """Classes, where head is 'classes'."""
 
 
 PRESETS = {
@@ -73,7 +81,7 @@ def build(config: Config) -> Transformer:
             layer=layer,
             mask=mask,
             position=unrotated,
-            dropout=c.dropout,
+            mixer=Softmax(dropout=c.dropout),
         )
         feedforward = FeedForward(
             nn.Linear(c.d_model, c.d_ff), nn.Linear(c.d_ff, c.d_model), partial(F.gelu, approximate="tanh")
@@ -83,24 +91,22 @@ def build(config: Config) -> Transformer:
         )
 
     words = nn.Embedding(c.vocab_size, c.d_model)
-    head = nn.Linear(c.d_model, c.vocab_size, bias=False)
-    if c.tie_word_embeddings:
-        head.weight = words.weight
     stem = PositionedTokens(words, nn.Embedding(c.max_len, c.d_model), c.dropout)
     stack = Stack([block(layer) for layer in range(c.n_layers)], LayerNorm(c.d_model, c.norm_eps))
-    model = Transformer(stem, stack, LanguageHead(head))
-    _initialise(model, c)
+    model = Transformer(stem, stack, _head(c, words))
+    initialise(model, c.init_std, writers=c.init_std / math.sqrt(2 * c.n_layers))
     return model
 
 
-def _initialise(model: Transformer, config: Config) -> None:
-    """As published: normal weights, zero biases, residual projections scaled down with depth."""
-    for name, weight in model.named_parameters():
-        if weight.dim() == 2:
-            writes = name.endswith(("attention.out.weight", "feedforward.down.weight"))
-            nn.init.normal_(weight, std=config.init_std / (math.sqrt(2 * config.n_layers) if writes else 1))
-        elif name.endswith("bias"):
-            nn.init.zeros_(weight)
+def _head(config: Config, words: nn.Embedding) -> nn.Module:
+    if config.head == "none":
+        return Headless()
+    if config.head == "classes":
+        return ClassHead(nn.Linear(config.d_model, config.n_labels, bias=False), Last())
+    projection = nn.Linear(config.d_model, config.vocab_size, bias=False)
+    if config.tie_word_embeddings:
+        projection.weight = words.weight
+    return LanguageHead(projection)
 
 
 def shape(config: Config) -> Shape:
@@ -108,7 +114,9 @@ def shape(config: Config) -> Shape:
     c = config
     return Shape(
         vocab_size=c.vocab_size, d_model=c.d_model, n_layers=c.n_layers, n_heads=c.n_heads, n_kv_heads=c.n_heads,
-        d_head=c.d_model // c.n_heads, d_ff=c.d_ff, feedforward_matrices=2, tied=c.tie_word_embeddings,
+        d_head=c.d_model // c.n_heads, d_ff=c.d_ff, feedforward_matrices=2,
+        tied=c.tie_word_embeddings or c.head != "language",
+        other_matrices=c.n_labels * c.d_model if c.head == "classes" else 0,
         learned_positions=c.max_len, vectors_per_layer=9 * c.d_model + c.d_ff, other_vectors=2 * c.d_model,
     )  # fmt: skip
 
@@ -117,8 +125,8 @@ def _layer() -> dict[str, Stored]:
     """Names of one block: matrices are stored [in, out]; query, key and value side by side in `c_attn`."""
     out = {}
     for number, ours in enumerate(("query", "key", "value")):
-        out[f"attention.{ours}.weight"] = Stored("attn.c_attn.weight", transpose=True, part=number, of=3)
-        out[f"attention.{ours}.bias"] = Stored("attn.c_attn.bias", part=number, of=3)
+        out[f"attention.{ours}.weight"] = Stored("attn.c_attn.weight", transpose=True, part=number, cut=Equal(3, -1))
+        out[f"attention.{ours}.bias"] = Stored("attn.c_attn.bias", part=number, cut=Equal(3, -1))
     for ours, theirs in {
         "attention.out": "attn.c_proj",
         "feedforward.up": "mlp.c_fc",
@@ -131,16 +139,6 @@ def _layer() -> dict[str, Stored]:
     return out
 
 
-HF_NAMES = {
-    "stem.tokens.weight": Stored("transformer.wte.weight"),
-    "stem.positions.weight": Stored("transformer.wpe.weight"),
-    "stack.norm.weight": Stored("transformer.ln_f.weight"),
-    "stack.norm.bias": Stored("transformer.ln_f.bias"),
-    "head.projection.weight": Stored("lm_head.weight"),
-} | {
-    f"stack.blocks.{{}}.{ours}": Stored(f"transformer.h.{{}}.{s.name}", s.transpose, s.part, s.of)
-    for ours, s in _layer().items()
-}
 HF_PREFIX = "transformer."
 """What some files (the published ones) leave out at the start of their names."""
 HF_IGNORED = (r".*\.attn\.bias", r".*\.attn\.masked_bias")
@@ -149,17 +147,32 @@ HF_IGNORED = (r".*\.attn\.bias", r".*\.attn\.masked_bias")
 
 def hf_names(config: Config) -> dict[str, Stored]:
     """Our parameter names and where each stands in a Hugging Face file."""
-    names = per_layer(HF_NAMES, config.n_layers)
-    if config.tie_word_embeddings:
-        del names["head.projection.weight"]
-    return names
+    patterns = {
+        "stem.tokens.weight": Stored("transformer.wte.weight"),
+        "stem.positions.weight": Stored("transformer.wpe.weight"),
+    }
+    patterns |= {f"stack.blocks.{{}}.{ours}": place.moved("transformer.h.{}.") for ours, place in _layer().items()}
+    patterns |= {f"stack.norm.{kind}": Stored(f"transformer.ln_f.{kind}") for kind in ("weight", "bias")}
+    if config.head == "language" and not config.tie_word_embeddings:
+        patterns["head.projection.weight"] = Stored("lm_head.weight")
+    elif config.head == "classes":
+        patterns["head.projection.weight"] = Stored("score.weight")
+    found = per_layer(patterns, config.n_layers)
+    return unprefixed(found, HF_PREFIX) if config.head == "none" else found
+
+
+def hf_tied(config: Config) -> dict[str, str]:
+    """Copies that some files hold of a tensor, and the name of the original."""
+    tied = config.tie_word_embeddings and config.head == "language"
+    return {"lm_head.weight": "transformer.wte.weight"} if tied else {}
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     """The settings as `transformers` names them."""
     c = config
-    return {
-        "model_type": "gpt2",
+    labels = {"num_labels": c.n_labels} if c.head == "classes" else {}
+    return labels | {
+        "model_type": HF_MODEL_TYPE,
         "vocab_size": c.vocab_size,
         "n_embd": c.d_model,
         "n_layer": c.n_layers,
@@ -196,4 +209,6 @@ def from_hf(settings: dict[str, Any]) -> Config:
         tie_word_embeddings=settings.get("tie_word_embeddings", True),
         init_std=settings.get("initializer_range", 0.02),
         dropout=settings.get("resid_pdrop", 0.1),
+        head=head_of(settings, HF_ARCHITECTURES),
+        n_labels=len(settings["id2label"]) if "id2label" in settings else settings.get("num_labels", 2),
     )

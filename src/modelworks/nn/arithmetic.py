@@ -1,4 +1,4 @@
-"""Exact arithmetic of a decoder: parameters, FLOPs, bytes. Nothing is built; a `Shape` says it all."""
+"""Exact arithmetic of a transformer: parameters, FLOPs, bytes. Nothing is built; a `Shape` says it all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .heads import CrossEntropy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """What decides a decoder's size. Vectors are norm weights and biases, counted by the family."""
+    """What decides a stack's size. Vectors are norm weights and biases, counted by the family."""
 
     vocab_size: int
     d_model: int
@@ -25,19 +25,37 @@ class Shape:
     vectors_per_layer: int
     other_vectors: int
     learned_positions: int = 0
-    """Rows of the position table, 0 without one."""
+    """Rows of d_model numbers in tables of positions and token types."""
+    n_experts: int = 0
+    """Feed-forward parts a block chooses from, each of `feedforward_matrices` matrices; 0 without a router."""
+    n_active: int = 0
+    """Experts that a token passes through."""
+    windows: tuple[int, ...] = ()
+    """How many tokens each layer sees; 0 is all of them. Empty: all layers see all."""
+    causal: bool = True
+    """A token sees only what stands before it."""
+    cross_attention: bool = False
+    """Each block has a second attention, to a memory."""
+    other_matrices: int = 0
+    """Parameters in matrices outside blocks and tables (a head's transform, a pooler, a patch projection)."""
+    also: tuple[Shape, ...] = ()
+    """Other stacks of the same model; all sizes add up."""
 
 
 def layer_matrices(shape: Shape) -> int:
     """Matrix parameters of one block."""
     attention = shape.d_model * shape.d_head * (2 * shape.n_heads + 2 * shape.n_kv_heads)
-    return attention + shape.feedforward_matrices * shape.d_model * shape.d_ff
+    feedforward = shape.feedforward_matrices * shape.d_model * shape.d_ff
+    if shape.n_experts:
+        feedforward = shape.n_experts * (feedforward + shape.d_model)  # and the router's row
+    return attention * (2 if shape.cross_attention else 1) + feedforward
 
 
 def parameters(shape: Shape) -> int:
     """Number of parameters, a tied matrix counted once: exactly that of the built model."""
     tables = shape.vocab_size * shape.d_model * (1 if shape.tied else 2) + shape.learned_positions * shape.d_model
-    return tables + shape.n_layers * (layer_matrices(shape) + shape.vectors_per_layer) + shape.other_vectors
+    layers = shape.n_layers * (layer_matrices(shape) + shape.vectors_per_layer)
+    return tables + layers + shape.other_matrices + shape.other_vectors + sum(map(parameters, shape.also))
 
 
 def forward_flops(shape: Shape, seq: int, causal: bool = True) -> float:

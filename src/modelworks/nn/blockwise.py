@@ -1,4 +1,4 @@
-"""Causal attention for training on a processor: a block of queries at a time, so that scores stay in its cache.
+"""Attention for training on a processor: a block of queries at a time, so that scores stay in its cache.
 
            keys ->                 A block of queries sees the keys up to its own end, so of the square of
     queries [#     ]               scores only the stairs are computed; probabilities are kept for the
@@ -26,46 +26,52 @@ SCORES = 3 << 18
 
 
 class Blockwise(torch.autograd.Function):
-    """softmax(q k' / sqrt(D) + mask) v: q [B, H, T, D], k and v [B, K, T, D], mask [T, T] or [B, 1, T, T].
+    """softmax(q k' * scale + mask) v: q [B, H, T, D], k and v [B, K, T, D], mask [T, T] or [B, 1, T, T] or None.
 
-    The mask must be causal (keys behind a block are not looked at). Softmax statistics are float32.
+    With `causal` keys behind a block are not looked at, whatever the mask says. Softmax statistics are float32.
     """
 
     @staticmethod
-    def forward(ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float, causal: bool
+    ) -> Tensor:
         batch, n_heads, seq, width = queries.shape
         out = queries.new_empty(batch, seq, n_heads, width).transpose(1, 2)
-        queries = queries * width**-0.5
+        queries = queries * scale
         kept = []
         with torch.autocast(queries.device.type, enabled=False):
             for rows, at in _blocks(batch, n_heads, seq):
-                query, (key, value) = _group(queries, keys, rows, at), _seen(keys, values, rows, at)
+                end = at.stop if causal else seq
+                query, (key, value) = _group(queries, keys, rows, at), _seen(keys, values, rows, end)
                 scores = torch.bmm(query, key.transpose(1, 2))
-                here = mask[at, : at.stop] if mask.dim() == 2 else mask[rows, :, None, at, : at.stop]
-                scores.view(-1, keys.shape[1], n_heads // keys.shape[1], *here.shape[-2:]).add_(here)
+                if mask is not None:
+                    here = mask[at, :end] if mask.dim() == 2 else mask[rows, :, None, at, :end]
+                    scores.view(-1, keys.shape[1], n_heads // keys.shape[1], *here.shape[-2:]).add_(here)
                 share = torch.softmax(scores, -1)
                 kept.append(share)
                 out[rows, :, at] = torch.bmm(share, value).view(-1, n_heads, at.stop - at.start, width)
         ctx.save_for_backward(queries, keys, values, *kept)
+        ctx.scale, ctx.causal = scale, causal
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         queries, keys, values, *kept = ctx.saved_tensors
         batch, n_heads, seq, width = queries.shape
         to_queries = queries.new_empty(batch, seq, n_heads, width).transpose(1, 2)
         to_keys, to_values = torch.zeros_like(keys), torch.zeros_like(values)
         for share, (rows, at) in zip(kept, _blocks(batch, n_heads, seq), strict=True):
-            query, (key, value) = _group(queries, keys, rows, at), _seen(keys, values, rows, at)
+            end = at.stop if ctx.causal else seq
+            query, (key, value) = _group(queries, keys, rows, at), _seen(keys, values, rows, end)
             slope = _group(grad, keys, rows, at)
-            shape = (-1, keys.shape[1], at.stop, width)
-            to_values[rows, :, : at.stop] += torch.bmm(share.transpose(1, 2), slope).view(shape)
+            shape = (-1, keys.shape[1], end, width)
+            to_values[rows, :, :end] += torch.bmm(share.transpose(1, 2), slope).view(shape)
             to_share = torch.bmm(slope, value.transpose(1, 2))
             to_scores = torch._softmax_backward_data(to_share, share, -1, share.dtype)
             to_queries[rows, :, at] = torch.bmm(to_scores, key).view(-1, n_heads, at.stop - at.start, width)
-            to_keys[rows, :, : at.stop] += torch.bmm(to_scores.transpose(1, 2), query).view(shape)
-        return to_queries.mul_(width**-0.5), to_keys, to_values, None
+            to_keys[rows, :, :end] += torch.bmm(to_scores.transpose(1, 2), query).view(shape)
+        return to_queries.mul_(ctx.scale), to_keys, to_values, None, None, None
 
 
 def _blocks(batch: int, n_heads: int, seq: int) -> list[tuple[slice, slice]]:
@@ -80,6 +86,6 @@ def _group(x: Tensor, keys: Tensor, rows: slice, at: slice) -> Tensor:
     return x[rows, :, at].unflatten(1, (keys.shape[1], -1)).flatten(0, 1).flatten(1, 2)
 
 
-def _seen(keys: Tensor, values: Tensor, rows: slice, at: slice) -> tuple[Tensor, Tensor]:
-    """What a block of queries may see, each [rows * K, keys, D]."""
-    return keys[rows, :, : at.stop].flatten(0, 1), values[rows, :, : at.stop].flatten(0, 1)
+def _seen(keys: Tensor, values: Tensor, rows: slice, end: int) -> tuple[Tensor, Tensor]:
+    """What a block of queries may see, each [rows * K, end, D]."""
+    return keys[rows, :, :end].flatten(0, 1), values[rows, :, :end].flatten(0, 1)

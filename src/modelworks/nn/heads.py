@@ -1,4 +1,7 @@
-"""Heads: what reads the stack out. Shapes: B batch, T time, N positions with a label, D width, V words."""
+"""Heads: what reads the stack out. B batch, T time, N positions with a label, D width, V words, C classes.
+
+A head is called `read(hidden, layout, labels, last_only) -> Output` by the transformer.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from ..base.protocols import Output
+from .layout import Layout
 from .precision import matrix_dtype
 
 IGNORED = -100
@@ -16,15 +21,19 @@ IGNORED = -100
 
 
 class LanguageHead(nn.Module):
-    """Scores of the next word. `projection` may be the token embedding's own matrix (tied)."""
+    """Scores of the words (or of labels) at each position: projection(transform(hidden)).
 
-    def __init__(self, projection: nn.Linear) -> None:
+    `projection` may be the token embedding's own matrix (tied) and may have a bias; `transform` is what some
+    families do before it (BERT's masked-LM head).
+    """
+
+    def __init__(self, projection: nn.Linear, transform: nn.Module | None = None) -> None:
         super().__init__()
-        self.projection = projection
+        self.projection, self.transform = projection, transform or nn.Identity()
 
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T, D] -> float32 logits [B, T, V]."""
-        return self.projection(hidden).float()
+        return self.projection(self.transform(hidden)).float()
 
     def losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats at each position, float32 [B, T], 0 where the label is -100."""
@@ -33,16 +42,90 @@ class LanguageHead(nn.Module):
         some = counted.numel() < wanted.numel()
         if some:
             flat, wanted = flat[counted], wanted[counted]
-        losses = CrossEntropy.apply(flat, self.projection.weight, wanted)
+        losses = self.cross_entropy(self.transform(flat), wanted)
         if some:
             losses = torch.zeros(labels.numel(), device=labels.device).index_put((counted,), losses)
         return losses.view(labels.shape)
 
+    def cross_entropy(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """[N, D], int64 [N] -> float32 [N]; the full logits never exist."""
+        return CrossEntropy.apply(rows, self.projection.weight, labels, self.projection.bias)
+
+    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None, last_only: bool) -> Output:
+        if labels is not None:
+            return Output(hidden, losses=self.losses(hidden, labels))
+        return Output(hidden, logits=self(last(hidden, layout)[:, None] if last_only else hidden))
+
+
+class Headless(nn.Module):
+    """No head: the hidden states, and one vector a row where the family has a `pool` (BERT's, ViT's)."""
+
+    def __init__(self, pool: nn.Module | None = None) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None, last_only: bool) -> Output:
+        return Output(hidden, pooled=None if self.pool is None else self.pool(hidden, layout))
+
+
+class ClassHead(nn.Module):
+    """Scores of classes for a whole row: projection(pool(hidden)), logits float32 [B, C], labels int64 [B]."""
+
+    def __init__(self, projection: nn.Module, pool: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.projection, self.pool, self.dropout = projection, pool, dropout
+
+    def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None, last_only: bool) -> Output:
+        pooled = self.pool(hidden, layout)
+        logits = self.projection(F.dropout(pooled, self.dropout, self.training)).float()
+        if labels is None:
+            return Output(hidden, logits=logits, pooled=pooled)
+        losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
+        return Output(hidden, losses=losses, pooled=pooled)
+
+
+class First(nn.Module):
+    """The first vector of each row, through `then` (BERT's dense and tanh). [B, T, D] -> [B, D]."""
+
+    def __init__(self, then: nn.Module | None = None) -> None:
+        super().__init__()
+        self.then = then or nn.Identity()
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        return self.then(hidden[:, 0])
+
+
+class Last(nn.Module):
+    """The vector of the last token that is no padding. [B, T, D] -> [B, D]."""
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        return last(hidden, layout)
+
+
+class Mean(nn.Module):
+    """The mean of the vectors that are no padding. [B, T, D] -> [B, D]."""
+
+    def forward(self, hidden: Tensor, layout: Layout) -> Tensor:
+        if layout.documents is None:
+            return hidden.mean(1)
+        real = (layout.documents != 0).to(hidden.dtype)[..., None]
+        return (hidden * real).sum(1) / real.sum(1).clamp_min(1)
+
+
+def last(hidden: Tensor, layout: Layout) -> Tensor:
+    """The vector of the last position of each row that is no padding: [B, T, D] -> [B, D]."""
+    if layout.documents is None:
+        return hidden[:, -1]
+    index = torch.arange(layout.seq, device=hidden.device)
+    at = torch.where(layout.documents != 0, index, 0).amax(1)
+    return hidden[torch.arange(len(at), device=hidden.device), at]
+
 
 class CrossEntropy(torch.autograd.Function):
-    """log-sum-exp(h W') - (h W')[label], a few rows at a time, so that the full logits never exist.
+    """log-sum-exp(h W' + b) - (h W' + b)[label], a few rows at a time, so that the full logits never exist.
 
-    hidden [N, D], weight [V, D], labels [N] -> float32 losses [N]; any weights may multiply them afterwards.
+    hidden [N, D], weight [V, D], labels [N], bias [V] or None -> float32 losses [N]; any weights may multiply
+    them afterwards.
     The slope of the logits is softmax - one-hot = e / sum(e) - one-hot with e = exp(logits - max). Only e is
     kept, in the format that matrices multiply in, while it is small (`KEEP` bytes), else it is worked out again
     in the backward pass; the rest of the slope scales rows of D numbers and never touches V of them.
@@ -53,10 +136,11 @@ class CrossEntropy(torch.autograd.Function):
     KEEP = 256 << 20
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None) -> Tensor:
         dtype = matrix_dtype(hidden)
         with torch.autocast(hidden.device.type, enabled=False):
             rows, table = hidden.to(dtype), weight.to(dtype)
+            shift = None if bias is None else bias.to(dtype)
             size = max(1, CrossEntropy.CHUNK // len(table))
             keep = any(ctx.needs_input_grad) and len(rows) * len(table) * dtype.itemsize <= CrossEntropy.KEEP
             losses = hidden.new_empty(len(rows), dtype=torch.float32)
@@ -64,36 +148,41 @@ class CrossEntropy(torch.autograd.Function):
             kept = rows.new_empty(len(rows) if keep else 0, len(table))
             for start in range(0, len(rows), size):
                 here = slice(start, start + size)
-                exponentials, chosen = _exponentials(rows[here], table, labels[here])
+                exponentials, chosen = _exponentials(rows[here], table, labels[here], shift)
                 torch.sum(exponentials, 1, out=sums[here])
                 torch.sub(sums[here].log(), chosen, out=losses[here])
                 if keep:
                     kept[here] = exponentials
         ctx.size, ctx.dtypes = len(rows) if keep else size, (hidden.dtype, weight.dtype)
-        ctx.save_for_backward(rows, table, labels, sums, kept)
+        ctx.save_for_backward(rows, table, labels, sums, kept, shift)
         return losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        rows, table, labels, sums, kept = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
+        rows, table, labels, sums, kept, shift = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):
             scale = (grad / sums)[:, None]
             to_rows = torch.empty_like(rows)
             to_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+            to_shift = None if shift is None else torch.zeros(len(table), device=table.device)
             for start in range(0, len(rows), max(1, ctx.size)):
                 here = slice(start, start + ctx.size)
-                shares = kept if len(kept) else _exponentials(rows[here], table, labels[here])[0].to(rows.dtype)
+                shares = kept if len(kept) else _exponentials(rows[here], table, labels[here], shift)[0].to(rows.dtype)
                 torch.mm(shares, table, out=to_rows[here])
                 to_table += shares.t() @ (rows[here] * scale[here]).to(rows.dtype)
+                if to_shift is not None:
+                    to_shift += (shares.t() @ scale[here].to(shares.dtype)).squeeze(1)
             to_rows = to_rows * scale - table[labels] * grad[:, None]
             to_table.index_add_(0, labels, rows * grad[:, None], alpha=-1)
-        return to_rows.to(ctx.dtypes[0]), to_table.to(ctx.dtypes[1]), None
+            if to_shift is not None:
+                to_shift.index_add_(0, labels, grad, alpha=-1)
+        return to_rows.to(ctx.dtypes[0]), to_table.to(ctx.dtypes[1]), None, to_shift
 
 
-def _exponentials(rows: Tensor, table: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _exponentials(rows: Tensor, table: Tensor, labels: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
     """exp(logits - max) of a chunk [n, V] and the labels' own exponents [n], both float32."""
-    logits = F.linear(rows, table).float()
+    logits = F.linear(rows, table, shift).float()
     logits -= logits.amax(1, keepdim=True)
     chosen = logits.gather(1, labels[:, None]).squeeze(1)
     return logits.exp_(), chosen

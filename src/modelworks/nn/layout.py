@@ -1,4 +1,4 @@
-"""Where the tokens of one forward pass stand: positions, documents, what is cached before them. B batch, T time."""
+"""Where the tokens of one forward pass stand: positions, documents, what came before. B batch, T time, S memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .cache import KVCache
+from .memory import Memory
 
 
 class Layout:
@@ -16,20 +17,26 @@ class Layout:
 
     `start` is the first position when all rows stand at start, start + 1, ... (the common case: tables are
     sliced, causal attention needs no mask); None when rows differ, and then `positions` [B, T] says it all.
-    `documents` [B, T] keeps documents of one row apart; 0 is padding.
+    `documents` [B, T] keeps documents of one row apart; 0 is padding. `types` [B, T] are BERT's token types.
+    `memory` is what cross-attention reads. `seq` where the stem makes another number of vectors than
+    `inputs.shape[1]` (patches of an image). `balances` collects what routers add to the loss.
     """
 
     def __init__(
         self,
-        tokens: Tensor,
+        inputs: Tensor,
         *,
         documents: Tensor | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
+        types: Tensor | None = None,
+        memory: Memory | None = None,
+        seq: int | None = None,
     ) -> None:
-        self.batch, self.seq = tokens.shape[0], tokens.shape[1]
-        self.device = tokens.device
-        self.documents, self.cache = documents, cache
+        self.batch, self.seq = inputs.shape[0], inputs.shape[1] if seq is None else seq
+        self.device = inputs.device
+        self.documents, self.cache, self.types, self.memory = documents, cache, types, memory
+        self.balances: list[Tensor] = []
         self.start: int | None = None
         self._positions: Tensor | None = None
         self._memo: dict[Hashable, Any] = {}

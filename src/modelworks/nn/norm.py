@@ -54,14 +54,15 @@ class Rms(torch.autograd.Function):
 
 
 class LayerNorm(nn.Module):
-    """(x - mean(x)) / std(x) * weight + bias over the last axis (Ba et al. 2016)."""
+    """(x - mean(x)) / std(x) * weight + bias over the last axis (Ba et al. 2016); some families have no bias."""
 
-    def __init__(self, d_model: int, eps: float) -> None:
+    def __init__(self, d_model: int, eps: float, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(d_model))
-        self.bias = nn.Parameter(torch.zeros(d_model))
+        self.bias = nn.Parameter(torch.zeros(d_model)) if bias else None
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        normal = F.layer_norm(x.float(), self.weight.shape, self.weight.float(), self.bias.float(), self.eps)
+        bias = None if self.bias is None else self.bias.float()
+        normal = F.layer_norm(x.float(), self.weight.shape, self.weight.float(), bias, self.eps)
         return normal.to(matrix_dtype(x))

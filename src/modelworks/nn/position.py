@@ -11,27 +11,34 @@ from torch.autograd.function import once_differentiable
 from .layout import Layout
 
 
-class Rotary(nn.Module):
-    """Rotary position embedding (Su et al. 2021), half-split as in Llama: dimension i turns with i + D/2.
+def frequencies(width: int, theta: float) -> Tensor:
+    """theta ** (-2i / width) for i < width / 2: radians a position, float64 [width / 2], always on the processor."""
+    return theta ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
 
-    Angles are worked out in float64 and rounded once, so position 131,071 is as exact as position 1 (in
-    float32 the angle itself would be off by 0.008 there). One instance is shared by all blocks. The table is
-    a plain attribute and no buffer on purpose: `model.to(bfloat16)` must not round it.
+
+class Rotary(nn.Module):
+    """Rotary position embedding (Su et al. 2021), half-split as in Llama: dimension i turns with i + R/2.
+
+    `inverse` float64 [R / 2] says how fast each pair of dimensions turns; the first R dimensions of a head are
+    turned and the others pass. `scale` multiplies cosines and sines (YaRN's attention factor). Angles are worked
+    out in float64 and rounded once, so position 131,071 is as exact as position 1 (in float32 the angle itself
+    would be off by 0.008 there). One instance is shared by all blocks. The table is a plain attribute and no
+    buffer on purpose: `model.to(bfloat16)` must not round it.
     """
 
-    def __init__(self, d_head: int, theta: float) -> None:
+    def __init__(self, inverse: Tensor, scale: float = 1.0) -> None:
         super().__init__()
-        self.d_head, self.theta = d_head, theta
+        self.inverse, self.scale = inverse, scale
+        self.turned = 2 * len(inverse)
         self._table: Tensor | None = None
 
     @torch.inference_mode(False)  # a plain tensor also where inference is on: training may use it afterwards
     def table(self, length: int, device: torch.device) -> Tensor:
-        """cos, and sin with its first half negative, of positions 0 .. length-1 or more: float32 [2, length, D]."""
+        """cos, and sin with its first half negative, of positions 0 .. length-1 or more: float32 [2, length, R]."""
         if self._table is None or self._table.shape[1] < length or self._table.device != device:
             room = max(256, 1 << (length - 1).bit_length())
-            inverse = self.theta ** -(torch.arange(0, self.d_head, 2, dtype=torch.float64, device="cpu") / self.d_head)
-            angle = torch.outer(torch.arange(room, dtype=torch.float64, device="cpu"), inverse)
-            cos, sin = angle.cos(), angle.sin()
+            angle = torch.outer(torch.arange(room, dtype=torch.float64, device="cpu"), self.inverse)
+            cos, sin = angle.cos() * self.scale, angle.sin() * self.scale
             self._table = torch.stack((torch.cat((cos, cos), 1), torch.cat((-sin, sin), 1))).float().to(device)
         return self._table
 
@@ -44,6 +51,9 @@ class Rotary(nn.Module):
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         """Turn queries or keys [B, T, H, D] by their positions; float32 inside, the same dtype out."""
         cos, sin = layout.once(self, lambda: self._at(layout))
+        if x.shape[-1] > self.turned:
+            x, rest = x[..., : self.turned], x[..., self.turned :]
+            return torch.cat((Turn.apply(x, cos, sin), rest), -1)
         return Turn.apply(x, cos, sin) if torch.is_grad_enabled() else _turn(x, cos, sin)
 
 

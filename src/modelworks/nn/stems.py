@@ -1,7 +1,12 @@
-"""Stems: what turns a batch into vectors for the stack. Shapes: B batch, T time, D width, V words."""
+"""Stems: what turns a batch into vectors for the stack. Shapes: B batch, T time, D width, V words.
+
+A stem is called `stem(inputs, layout, perturb)`, where `perturb` [B, T, D] is added to the embeddings (adversarial
+training); `length(inputs)` says how many vectors it will make of each row.
+"""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,36 +15,111 @@ from .layout import Layout
 
 
 class Tokens(nn.Module):
-    """Token embeddings: int64 [B, T] -> [B, T, D]. `perturb` [B, T, D] is added to them (adversarial training)."""
+    """Token embeddings: int64 [B, T] -> [B, T, D]; `scale` multiplies them (Gemma, the original transformer)."""
 
-    def __init__(self, tokens: nn.Embedding, dropout: float = 0.0) -> None:
+    def __init__(self, tokens: nn.Embedding, dropout: float = 0.0, scale: float = 1.0) -> None:
         super().__init__()
-        self.tokens, self.dropout = tokens, dropout
+        self.tokens, self.dropout, self.scale = tokens, dropout, scale
+
+    def length(self, inputs: Tensor) -> int:
+        return inputs.shape[1]
 
     def forward(self, tokens: Tensor, layout: Layout, perturb: Tensor | None = None) -> Tensor:
+        return self.finish(self.embed(tokens, layout), perturb)
+
+    def embed(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """The embeddings before anything is added by an attack or dropped."""
         x = F.embedding(tokens, self.tokens.weight)
+        return x if self.scale == 1.0 else x * self.scale
+
+    def finish(self, x: Tensor, perturb: Tensor | None) -> Tensor:
         if perturb is not None:
             x = x + perturb
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
-class PositionedTokens(nn.Module):
-    """Token plus learned position embeddings, as in GPT-2: int64 [B, T] -> [B, T, D].
+class PositionedTokens(Tokens):
+    """Token plus position embeddings from a table, as in GPT-2: int64 [B, T] -> [B, T, D].
 
-    Raises UserError when a text is longer than the table of positions.
+    `offset` rows of the table stand before position 0 (RoBERTa, BART). Raises UserError when a text is longer
+    than the table.
     """
 
-    def __init__(self, tokens: nn.Embedding, positions: nn.Embedding, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.tokens, self.positions, self.dropout = tokens, positions, dropout
+    def __init__(
+        self,
+        tokens: nn.Embedding,
+        positions: nn.Embedding,
+        dropout: float = 0.0,
+        scale: float = 1.0,
+        offset: int = 0,
+    ) -> None:
+        super().__init__(tokens, dropout, scale)
+        self.positions, self.offset = positions, offset
 
-    def forward(self, tokens: Tensor, layout: Layout, perturb: Tensor | None = None) -> Tensor:
-        if layout.end > self.positions.num_embeddings:
+    def embed(self, tokens: Tensor, layout: Layout) -> Tensor:
+        room = self.positions.num_embeddings - self.offset
+        if layout.end > room:
             raise UserError(
-                f"the text has {layout.end} tokens and this model has {self.positions.num_embeddings} positions; "
+                f"the text has {layout.end} tokens and this model has {room} positions; "
                 "shorten it or use a model with a larger max_len."
             )
-        x = F.embedding(tokens, self.tokens.weight) + F.embedding(layout.positions, self.positions.weight)
+        at = layout.positions + self.offset if self.offset else layout.positions
+        return super().embed(tokens, layout) + F.embedding(at, self.positions.weight)
+
+
+class TypedTokens(PositionedTokens):
+    """BERT's: words, positions and token types (`layout.types`, else 0), then a norm. int64 [B, T] -> [B, T, D]."""
+
+    def __init__(
+        self,
+        tokens: nn.Embedding,
+        positions: nn.Embedding,
+        types: nn.Embedding,
+        norm: nn.Module,
+        dropout: float = 0.0,
+        offset: int = 0,
+    ) -> None:
+        super().__init__(tokens, positions, dropout, offset=offset)
+        self.types, self.norm = types, norm
+
+    def embed(self, tokens: Tensor, layout: Layout) -> Tensor:
+        kinds = torch.zeros_like(tokens[:1, :1]) if layout.types is None else layout.types
+        return self.norm(super().embed(tokens, layout) + F.embedding(kinds, self.types.weight))
+
+
+class Patches(nn.Module):
+    """An image cut into patches, class tokens before them, positions added (Dosovitskiy et al. 2021, ViT).
+
+    pixels float [B, channels, height, width] -> [B, P + n, D]: `project` is the convolution whose stride is its
+    kernel, `firsts` [n, D] the class (and distillation) tokens, `positions` one row for each of the P + n
+    vectors. Raises UserError when the image is not of the size that the table of positions is for.
+    """
+
+    def __init__(
+        self,
+        project: nn.Conv2d,
+        positions: nn.Embedding,
+        firsts: nn.Parameter | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.project, self.positions, self.firsts, self.dropout = project, positions, firsts, dropout
+
+    def length(self, inputs: Tensor) -> int:
+        (high, wide), (h, w) = inputs.shape[-2:], self.project.kernel_size
+        length = (high // h) * (wide // w) + (0 if self.firsts is None else len(self.firsts))
+        if length != self.positions.num_embeddings:
+            raise UserError(
+                f"an image of {high} x {wide} pixels makes {length} vectors and this model has "
+                f"{self.positions.num_embeddings} positions; resize the image to the model's size."
+            )
+        return length
+
+    def forward(self, pixels: Tensor, layout: Layout, perturb: Tensor | None = None) -> Tensor:
+        x = self.project(pixels.to(self.project.weight.dtype)).flatten(2).transpose(1, 2)
+        if self.firsts is not None:
+            x = torch.cat((self.firsts.to(x.dtype).expand(len(x), -1, -1), x), 1)
+        x = x + self.positions.weight
         if perturb is not None:
             x = x + perturb
         return F.dropout(x, self.dropout, self.training) if self.dropout else x

@@ -1,0 +1,1 @@
+"""One file a family: `KIND` (see ../kinds.py) and `CONFIGS`, the tiny models that the contract suites run over."""
