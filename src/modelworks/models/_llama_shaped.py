@@ -21,7 +21,7 @@ from ..nn.stack import Block, Stack
 from ..nn.stems import Tokens
 from ..nn.transformer import Transformer
 from ._fresh import initialise
-from ._stored import Stored, head_of, missing, per_layer, rope, unprefixed
+from ._stored import Stored, head_of, labels, missing, n_labels, per_layer, rope, unprefixed
 
 
 class LlamaShaped(Settings):
@@ -205,10 +205,7 @@ def to_hf(config: LlamaShaped, model_type: str, **own: Any) -> dict[str, Any]:
         "attention_dropout": c.dropout,
         "hidden_act": "silu",
     }
-    if c.head == "classes":
-        shared["num_labels"] = c.n_labels
-        shared["id2label"] = {str(number): f"LABEL_{number}" for number in range(c.n_labels)}
-    return shared | own
+    return shared | labels(c) | own
 
 
 def from_hf(kind: type[AnyShape], settings: dict[str, Any], heads: dict[str, str], **own: Any) -> AnyShape:
@@ -232,5 +229,5 @@ def from_hf(kind: type[AnyShape], settings: dict[str, Any], heads: dict[str, str
         "head": head_of(settings, heads),
     }
     if fields["head"] == "classes":
-        fields["n_labels"] = len(settings["id2label"]) if "id2label" in settings else settings.get("num_labels", 2)
+        fields["n_labels"] = n_labels(settings)
     return kind(**fields | own)

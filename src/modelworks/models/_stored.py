@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ..base.errors import UserError
 
+CLASSIFIERS = ("classes", "tokens", "distilled")
+"""Heads whose size is a number of labels."""
+
 
 class Cut(Protocol):
     """How several tensors of ours share a stored one; `join` undoes `split`."""
@@ -136,6 +139,18 @@ def head_of(settings: dict[str, Any], architectures: dict[str, str]) -> str:
     """Our name of the head that a config's architecture has; the family's usual one where it names none."""
     name = next(iter(settings.get("architectures") or []), None)
     return architectures.get(name or "", next(iter(architectures.values())))
+
+
+def labels(config: Any) -> dict[str, Any]:
+    """What a config.json says of a classifier's classes; nothing where the head is another."""
+    if config.head not in CLASSIFIERS:
+        return {}
+    return {"num_labels": config.n_labels, "id2label": {str(i): f"LABEL_{i}" for i in range(config.n_labels)}}
+
+
+def n_labels(settings: dict[str, Any]) -> int:
+    """How many classes a config.json has."""
+    return len(settings["id2label"]) if settings.get("id2label") else settings.get("num_labels", 2)
 
 
 def rope(settings: dict[str, Any]) -> dict[str, Any]:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any, Literal
 
 from torch import nn
-from torch.nn import functional as F
 
 from ..base.config import Count, Settings
+from ..nn.activation import tanh_gelu
 from ..nn.arithmetic import Shape
-from ..nn.attention import Attention
-from ..nn.feedforward import FeedForward
 from ..nn.heads import ClassHead, Headless, LanguageHead, Last
 from ..nn.masks import Causal
-from ..nn.mixing import Softmax
 from ..nn.norm import LayerNorm
-from ..nn.position import Unrotated
-from ..nn.stack import Block, Stack
+from ..nn.stack import Stack
 from ..nn.stems import PositionedTokens
 from ..nn.transformer import Transformer
+from . import _gpt_shaped as gpt_shaped
 from ._fresh import initialise
-from ._stored import Equal, Stored, head_of, missing, need, per_layer, unprefixed
+from ._stored import Equal, Stored, head_of, labels, missing, n_labels, need, per_layer, unprefixed
 
 HF_MODEL_TYPE = "gpt2"
 HF_ARCHITECTURES = {"GPT2LMHeadModel": "language", "GPT2Model": "none", "GPT2ForSequenceClassification": "classes"}
@@ -69,30 +65,17 @@ PRESETS = {
 def build(config: Config) -> Transformer:
     """The model with fresh weights, on torch's current device."""
     c = config
-    mask, unrotated = Causal(), Unrotated()
-
-    def block(layer: int) -> Block:
-        attention = Attention(
-            query=nn.Linear(c.d_model, c.d_model),
-            key=nn.Linear(c.d_model, c.d_model),
-            value=nn.Linear(c.d_model, c.d_model),
-            out=nn.Linear(c.d_model, c.d_model),
-            d_head=c.d_model // c.n_heads,
-            layer=layer,
-            mask=mask,
-            position=unrotated,
-            mixer=Softmax(dropout=c.dropout),
+    mask = Causal()
+    blocks = [
+        gpt_shaped.block(
+            layer, d_model=c.d_model, n_heads=c.n_heads, d_ff=c.d_ff, mask=mask, activation=tanh_gelu,
+            eps=c.norm_eps, dropout=c.dropout,
         )
-        feedforward = FeedForward(
-            nn.Linear(c.d_model, c.d_ff), nn.Linear(c.d_ff, c.d_model), partial(F.gelu, approximate="tanh")
-        )
-        return Block(
-            LayerNorm(c.d_model, c.norm_eps), attention, LayerNorm(c.d_model, c.norm_eps), feedforward, c.dropout
-        )
-
+        for layer in range(c.n_layers)
+    ]  # fmt: skip
     words = nn.Embedding(c.vocab_size, c.d_model)
     stem = PositionedTokens(words, nn.Embedding(c.max_len, c.d_model), c.dropout)
-    stack = Stack([block(layer) for layer in range(c.n_layers)], LayerNorm(c.d_model, c.norm_eps))
+    stack = Stack(blocks, LayerNorm(c.d_model, c.norm_eps))
     model = Transformer(stem, stack, _head(c, words))
     initialise(model, c.init_std, writers=c.init_std / math.sqrt(2 * c.n_layers))
     return model
@@ -117,7 +100,8 @@ def shape(config: Config) -> Shape:
         d_head=c.d_model // c.n_heads, d_ff=c.d_ff, feedforward_matrices=2,
         tied=c.tie_word_embeddings or c.head != "language",
         other_matrices=c.n_labels * c.d_model if c.head == "classes" else 0,
-        learned_positions=c.max_len, vectors_per_layer=9 * c.d_model + c.d_ff, other_vectors=2 * c.d_model,
+        learned_positions=c.max_len, vectors_per_layer=gpt_shaped.vectors(c.d_model, c.d_ff),
+        other_vectors=2 * c.d_model,
     )  # fmt: skip
 
 
@@ -170,8 +154,7 @@ def hf_tied(config: Config) -> dict[str, str]:
 def to_hf(config: Config) -> dict[str, Any]:
     """The settings as `transformers` names them."""
     c = config
-    labels = {"num_labels": c.n_labels} if c.head == "classes" else {}
-    return labels | {
+    return labels(c) | {
         "model_type": HF_MODEL_TYPE,
         "vocab_size": c.vocab_size,
         "n_embd": c.d_model,
@@ -210,5 +193,5 @@ def from_hf(settings: dict[str, Any]) -> Config:
         init_std=settings.get("initializer_range", 0.02),
         dropout=settings.get("resid_pdrop", 0.1),
         head=head_of(settings, HF_ARCHITECTURES),
-        n_labels=len(settings["id2label"]) if "id2label" in settings else settings.get("num_labels", 2),
+        n_labels=n_labels(settings),
     )

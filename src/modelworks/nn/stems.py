@@ -6,6 +6,8 @@ training); `length(inputs)` says how many vectors it will make of each row.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -90,36 +92,43 @@ class TypedTokens(PositionedTokens):
 class Patches(nn.Module):
     """An image cut into patches, class tokens before them, positions added (Dosovitskiy et al. 2021, ViT).
 
-    pixels float [B, channels, height, width] -> [B, P + n, D]: `project` is the convolution whose stride is its
-    kernel, `firsts` [n, D] the class (and distillation) tokens, `positions` one row for each of the P + n
-    vectors. Raises UserError when the image is not of the size that the table of positions is for.
+    pixels float [B, channels, height, width] -> [B, n + P, D]: `project` is a convolution whose stride is its
+    kernel, `firsts` the n class and distillation tokens [..., D], `positions` [..., n + P, D], `norm` what CLIP
+    does to the sum. Raises UserError when the image is not of the size that the positions are for.
     """
 
     def __init__(
         self,
         project: nn.Conv2d,
-        positions: nn.Embedding,
-        firsts: nn.Parameter | None = None,
+        positions: nn.Parameter,
+        firsts: Iterable[nn.Parameter] = (),
+        norm: nn.Module | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.project, self.positions, self.firsts, self.dropout = project, positions, firsts, dropout
+        self.project, self.positions, self.norm = project, positions, norm or nn.Identity()
+        self.firsts = nn.ParameterList(firsts)
+        self.dropout = dropout
 
     def length(self, inputs: Tensor) -> int:
-        (high, wide), (h, w) = inputs.shape[-2:], self.project.kernel_size
-        length = (high // h) * (wide // w) + (0 if self.firsts is None else len(self.firsts))
-        if length != self.positions.num_embeddings:
+        (high, wide), (h, w), room = inputs.shape[-2:], self.project.kernel_size, self.positions.shape[-2]
+        length = (high // h) * (wide // w) + len(self.firsts)
+        if length != room or high % h or wide % w:
             raise UserError(
-                f"an image of {high} x {wide} pixels makes {length} vectors and this model has "
-                f"{self.positions.num_embeddings} positions; resize the image to the model's size."
+                f"an image of {high} x {wide} pixels makes {length} vectors and this model has {room} positions; "
+                "resize the image to the model's size."
             )
         return length
 
     def forward(self, pixels: Tensor, layout: Layout, perturb: Tensor | None = None) -> Tensor:
-        x = self.project(pixels.to(self.project.weight.dtype)).flatten(2).transpose(1, 2)
-        if self.firsts is not None:
-            x = torch.cat((self.firsts.to(x.dtype).expand(len(x), -1, -1), x), 1)
-        x = x + self.positions.weight
+        (h, w), weight = self.project.kernel_size, self.project.weight
+        cut = pixels.to(weight.dtype).unflatten(3, (-1, w)).unflatten(2, (-1, h))  # [B, C, high, h, wide, w]
+        patches = cut.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        x = F.linear(patches, weight.flatten(1), self.project.bias)
+        if len(self.firsts):
+            firsts = torch.stack([first.reshape(-1) for first in self.firsts]).to(x.dtype)
+            x = torch.cat((firsts.expand(len(x), -1, -1), x), 1)
+        x = self.norm(x + self.positions)
         if perturb is not None:
             x = x + perturb
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
