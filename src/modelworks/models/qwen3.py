@@ -81,7 +81,7 @@ def build(config: Config) -> Transformer:
 
 def shape(config: Config) -> Shape:
     """What `nn.arithmetic` needs to know."""
-    return llama_shaped.shape(config, vectors_per_layer=2 * config.d_model + 2 * config.d_head)
+    return llama_shaped.shape(config, vectors_per_layer=2 * config.d_model + 2 * config.d_head, head_norms=True)
 
 
 def hf_names(config: Config) -> dict[str, Stored]:

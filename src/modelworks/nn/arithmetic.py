@@ -40,49 +40,121 @@ class Shape:
     """Parameters in matrices outside blocks and tables (a head's transform, a pooler, a patch projection)."""
     also: tuple[Shape, ...] = ()
     """Other stacks of the same model; all sizes add up."""
+    head_norms: bool = False
+    """Queries and keys have norms of their own: no size, but what is kept for the backward pass."""
+
+
+def attention_matrices(shape: Shape) -> int:
+    """Matrix parameters of a block's attention, or of both where it reads a memory too."""
+    one = shape.d_model * shape.d_head * (2 * shape.n_heads + 2 * shape.n_kv_heads)
+    return one * (2 if shape.cross_attention else 1)
 
 
 def layer_matrices(shape: Shape) -> int:
-    """Matrix parameters of one block."""
-    attention = shape.d_model * shape.d_head * (2 * shape.n_heads + 2 * shape.n_kv_heads)
+    """Matrix parameters of one block, all its experts counted."""
     feedforward = shape.feedforward_matrices * shape.d_model * shape.d_ff
     if shape.n_experts:
         feedforward = shape.n_experts * (feedforward + shape.d_model)  # and the router's row
-    return attention * (2 if shape.cross_attention else 1) + feedforward
+    return attention_matrices(shape) + feedforward
+
+
+def active_layer_matrices(shape: Shape) -> int:
+    """Matrix parameters of one block that a token meets: `n_active` experts, and the router."""
+    if not shape.n_experts:
+        return layer_matrices(shape)
+    expert = shape.feedforward_matrices * shape.d_model * shape.d_ff
+    return attention_matrices(shape) + shape.n_active * expert + shape.n_experts * shape.d_model
 
 
 def parameters(shape: Shape) -> int:
     """Number of parameters, a tied matrix counted once: exactly that of the built model."""
-    tables = shape.vocab_size * shape.d_model * (1 if shape.tied else 2) + shape.learned_positions * shape.d_model
     layers = shape.n_layers * (layer_matrices(shape) + shape.vectors_per_layer)
-    return tables + layers + shape.other_matrices + shape.other_vectors + sum(map(parameters, shape.also))
+    return _tables(shape) + layers + shape.other_matrices + shape.other_vectors + sum(map(parameters, shape.also))
 
 
-def forward_flops(shape: Shape, seq: int, causal: bool = True) -> float:
+def active_parameters(shape: Shape) -> int:
+    """Parameters that work on one token: all of them, or with experts those of the chosen ones (tables included)."""
+    return parameters(shape) - sum(
+        s.n_layers * (layer_matrices(s) - active_layer_matrices(s)) for s in (shape, *shape.also)
+    )
+
+
+def _tables(shape: Shape) -> int:
+    return shape.vocab_size * shape.d_model * (1 if shape.tied else 2) + shape.learned_positions * shape.d_model
+
+
+def seen(shape: Shape, seq: int) -> float:
+    """Tokens that a token of a text of `seq` sees, on average over places, summed over layers; itself included.
+
+    Causal: (seq + 1) / 2, and with a window w below seq: w - w (w - 1) / (2 seq). To both sides, with w = 2 h + 1
+    in all: w - h (h + 1) / seq.
+    """
+    windows = shape.windows or (0,) * shape.n_layers
+    return sum(_seen(min(window, seq) if window else seq, seq, shape.causal) for window in windows)
+
+
+def _seen(window: int, seq: int, causal: bool) -> float:
+    if causal:
+        return window - window * (window - 1) / (2 * seq)
+    half = (window - 1) // 2
+    return seq if window >= seq else window - half * (half + 1) / seq
+
+
+def forward_flops(shape: Shape, seq: int, causal: bool | None = None) -> float:
     """Multiply-adds (2 FLOPs each) per token of a forward pass over `seq` tokens, attention and head included.
 
-    Matrices cost 2 a parameter and token; scores and mixing 2 * 2 * H * D a token seen, of which a causal
-    token sees (seq + 1) / 2 on average. Norms, activations and the softmax are left out (below 1 %).
+    Matrices cost 2 a parameter and token (with experts: of those chosen); scores and mixing 2 * 2 * H * D for each
+    token seen (`seen`), or for all `seq` of them with `causal=False`, which is what kernels without a notion of
+    masks compute. Other stacks (`also`) and memories are as long as the text. Norms, activations and the softmax
+    are left out (below 1 %).
     """
-    matrices = shape.n_layers * layer_matrices(shape) + shape.vocab_size * shape.d_model
-    seen = (seq + 1) / 2 if causal else seq
-    return 2 * matrices + 4 * shape.n_layers * shape.n_heads * shape.d_head * seen
+    looked_at = shape.n_layers * seq if causal is False else seen(shape, seq)
+    if shape.cross_attention:
+        looked_at += shape.n_layers * seq
+    attention = 4 * shape.n_heads * shape.d_head * looked_at
+    return 2 * _products(shape) + attention + sum(forward_flops(other, seq, causal) for other in shape.also)
 
 
-def training_flops(shape: Shape, seq: int, causal: bool = True) -> float:
+def _products(shape: Shape) -> int:
+    """Matrix parameters that a token is multiplied by, the head's included."""
+    return shape.n_layers * active_layer_matrices(shape) + shape.vocab_size * shape.d_model + shape.other_matrices
+
+
+def training_flops(shape: Shape, seq: int, causal: bool | None = None) -> float:
     """FLOPs per token of forward and backward: three times the forward pass (Kaplan et al. 2020)."""
     return 3 * forward_flops(shape, seq, causal)
 
 
+def convention_flops(shape: Shape) -> float:
+    """6 a parameter and token, attention left out (Kaplan et al. 2020): what most published totals are counted in."""
+    return 6 * active_parameters(shape)
+
+
 def decode_flops(shape: Shape, context: int) -> float:
-    """FLOPs to generate one token that sees `context` tokens, itself included, from the cache."""
-    matrices = shape.n_layers * layer_matrices(shape) + shape.vocab_size * shape.d_model
-    return 2 * matrices + 4 * shape.n_layers * shape.n_heads * shape.d_head * context
+    """FLOPs to generate one token that sees `context` tokens, itself included, from the cache.
+
+    An encoder beside it has done its work before and is not counted; a memory is as long as the context.
+    """
+    windows = shape.windows or (0,) * shape.n_layers
+    looked_at = sum(min(window, context) if window else context for window in windows)
+    if shape.cross_attention:
+        looked_at += shape.n_layers * context
+    return 2 * _products(shape) + 4 * shape.n_heads * shape.d_head * looked_at
 
 
-def kv_bytes(shape: Shape, seq: int, batch: int = 1, width: int = 2) -> int:
-    """Bytes of the KV cache for `batch` rows of `seq` tokens in numbers of `width` bytes."""
-    return 2 * shape.n_layers * shape.n_kv_heads * shape.d_head * seq * batch * width
+def kv_bytes(shape: Shape, seq: int, batch: int = 1, width: int = 2, rolling: bool = False) -> int:
+    """Bytes of the KV cache for `batch` rows of `seq` tokens in numbers of `width` bytes; 0 for an encoder.
+
+    Every layer keeps all tokens, as our cache does; with `rolling` a layer with a window keeps only that (vLLM).
+    A memory's keys and values are kept too, as long as the text.
+    """
+    if not shape.causal:
+        return 0
+    windows = shape.windows if rolling and shape.windows else (0,) * shape.n_layers
+    places = sum(min(window, seq) if window else seq for window in windows)
+    if shape.cross_attention:
+        places += shape.n_layers * seq
+    return 2 * shape.n_kv_heads * shape.d_head * places * batch * width
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,24 +171,52 @@ class Memory:
         return self.weights + self.gradients + self.optimiser + self.activations
 
 
-def training_memory(shape: Shape, seq: int, rows: int, *, width: int = 2, states: int = 2) -> Memory:
+def training_memory(
+    shape: Shape, seq: int, rows: int, *, width: int = 2, states: int = 2, dropout: float = 0.0
+) -> Memory:
     """Bytes to train `rows` rows of `seq` tokens: float32 weights and gradients, `states` float32 numbers a
-    parameter in the optimiser (AdamW 2, Muon 1), activations in numbers of `width` bytes (bfloat16 2).
-
-    Activations are what the backward pass of our parts keeps, per token and layer: the float32 residual stream
-    before both norms; the inputs of all matrices; queries and keys before and after their norm, values, their
-    mixture; what stands between the feed-forward matrices; the attention kept by blocks; once, the head's
-    exponentials; and the matrices themselves when they are converted to a narrower format.
-    """
+    parameter in the optimiser (AdamW 2, Muon 1), activations in numbers of `width` bytes (bfloat16 2)."""
     count = parameters(shape)
-    heads, kv = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
-    inner = (4 if shape.feedforward_matrices == 3 else 2) * shape.d_ff
-    shares = shape.n_heads * (seq + min(seq, blockwise.QUERIES)) // 2 if seq <= blockwise.LONGEST else 0
-    per_layer = 2 * 4 * shape.d_model + width * (2 * shape.d_model + 3 * (heads + kv) + inner + shares)
+    return Memory(4 * count, 4 * count, 4 * states * count, activations(shape, seq, rows, width, dropout))
+
+
+def activations(shape: Shape, seq: int, rows: int, width: int = 2, dropout: float = 0.0) -> int:
+    """Bytes that the backward pass of our parts on a processor keeps, whole blocks and the head.
+
+    Per token and layer: the float32 residual stream before both norms; the inputs of all matrices; queries, keys,
+    values and their mixture (queries and keys twice where they have norms); what stands between the feed-forward
+    matrices; what attention keeps. Once: the head's exponentials while they are small, and copies of the matrices
+    where they are converted to a narrower format.
+    """
     tokens = seq * rows
     head = width * shape.vocab_size * tokens
-    head = head if head <= CrossEntropy.KEEP else 0
-    activations = tokens * (shape.n_layers * per_layer + (4 + width) * shape.d_model) + head
+    kept = head if head <= CrossEntropy.KEEP else 0
+    kept += tokens * (shape.n_layers * _kept_per_token(shape, seq, width, dropout) + (4 + width) * shape.d_model)
     if width < 4:
-        activations += width * (shape.n_layers * layer_matrices(shape) + shape.vocab_size * shape.d_model)
-    return Memory(4 * count, 4 * count, 4 * states * count, activations)
+        kept += width * (shape.n_layers * layer_matrices(shape) + shape.vocab_size * shape.d_model)
+    return round(kept) + sum(activations(other, seq, rows, width, dropout) for other in shape.also)
+
+
+def _kept_per_token(shape: Shape, seq: int, width: int, dropout: float) -> float:
+    heads, kv = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
+    each = 3 if shape.head_norms else 2
+    inner = (4 if shape.feedforward_matrices == 3 else 2) * shape.d_ff * max(shape.n_active, 1)
+    narrow = 2 * shape.d_model + each * (heads + kv) + inner
+    places = 2
+    if shape.n_experts:
+        narrow += 2 * shape.n_active * shape.d_model  # each expert's input and output, gathered
+    if shape.cross_attention:
+        places, narrow = 3, narrow + shape.d_model + 2 * (heads + kv)
+    attended = _kept_by_attention(shape, seq, width, dropout) * (2 if shape.cross_attention else 1)
+    dropped = places * shape.d_model if dropout else 0
+    return places * 4 * shape.d_model + width * narrow + attended + dropped
+
+
+def _kept_by_attention(shape: Shape, seq: int, width: int, dropout: float) -> float:
+    """Bytes a token: shares by blocks (`blockwise`), all of them with dropout, a sum a head in long texts."""
+    if dropout:
+        return shape.n_heads * seq * (3 * width + 1) + 2 * width * shape.n_heads * shape.d_head
+    if seq > blockwise.LONGEST:
+        return 4 * shape.n_heads
+    keys = (seq + min(seq, blockwise.QUERIES)) / 2 if shape.causal else seq
+    return width * shape.n_heads * keys
