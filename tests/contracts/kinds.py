@@ -101,7 +101,7 @@ def inputs(case: Case) -> dict[str, Tensor]:
 def ours(model: Any, given: dict[str, Tensor]) -> dict[str, Tensor]:
     """Named results of our model: hidden, logits, pooled, as far as it has them."""
     output = model(**given)
-    found = {"hidden": output.hidden, "logits": output.logits, "pooled": output.pooled}
+    found = {name: getattr(output, name, None) for name in ("hidden", "logits", "pooled", "texts", "images")}
     return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 

@@ -146,6 +146,8 @@ def test_batch_of_one_is_batch_of_many(case: Case) -> None:
     model, given = build(case), inputs(case)
     with torch.no_grad():
         together = ours(model, given)
+        if case.kind == "pair":  # its logits are of every text with every image of the batch
+            del together["logits"]
         for row in range(len(next(iter(given.values())))):
             alone = ours(model, {name: tensor[row : row + 1] for name, tensor in given.items()})
             agree(alone, {name: tensor[row : row + 1] for name, tensor in together.items()})
