@@ -16,6 +16,7 @@ from ..base.config import Settings
 from ..base.errors import DamagedError, UserError, nearest
 from . import tensors
 from .presets import MODELS, family_module
+from .settings import Noted
 
 if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
@@ -98,10 +99,9 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.d
     if not folder.is_dir():
         from .remote import fetch
 
-        folder = fetch(str(name))
+        folder = fetch(str(name), lambda settings: _config(settings, name))  # before the weights are fetched
     _verify(folder)
-    settings = files.read_json(folder / "config.json")
-    family, config = _config(settings, folder)
+    family, config = _config(files.read_json(folder / "config.json"), folder)
     module = family_module(family)
     with torch.device("meta"):
         model = module.build(config)
@@ -121,10 +121,14 @@ def _verify(folder: Path) -> None:
         files.verify(folder, only=path.name)
 
 
-def _config(settings: Any, folder: Path) -> tuple[str, Settings]:
-    """Family and configuration that a config.json means. Raises UserError, DamagedError."""
+def _config(settings: Any, where: str | Path) -> tuple[str, Settings]:
+    """Family and configuration that a config.json means. Raises UserError, DamagedError.
+
+    Custom code that a repository brings (`auto_map`) is never run: it is opened as the architecture that it
+    names, where that is one of ours.
+    """
     if not isinstance(settings, dict):
-        raise DamagedError(f"{folder / 'config.json'}: is not a mapping of settings; fetch or make the model again.")
+        raise DamagedError(f"{where}: config.json is not a mapping of settings; fetch or make the model again.")
     families = {family: family_module(family) for family in folders.names(MODELS)}
     ours = {name: family for family, module in families.items() for name in module.HF_ARCHITECTURES}
     types = {module.HF_MODEL_TYPE: family for family, module in families.items()}
@@ -133,12 +137,17 @@ def _config(settings: Any, folder: Path) -> tuple[str, Settings]:
     family = ours.get(named) if named else types.get(settings.get("model_type"))
     if family is None:
         wanted = str(named or settings.get("model_type"))
-        raise UserError(f"{folder}: the architecture {wanted} is not supported{nearest(wanted, list(ours))}.")
+        own = " (it is code of the repository's own, which is never run)" if "auto_map" in settings else ""
+        near = nearest(wanted, list(ours)) or f" (families: {', '.join(sorted(families))})"
+        raise UserError(f"{where}: the architecture {wanted}{own} is not supported{near}.")
+    noted = Noted(settings)
     try:
-        return family, families[family].from_hf(settings)
+        config = families[family].from_hf(noted)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{folder / 'config.json'}: '{first['loc'][0]}': {first['msg']}.") from None
+        raise UserError(f"{where}: config.json: '{first['loc'][0]}': {first['msg']}.") from None
+    noted.refuse_unread(family)
+    return family, config
 
 
 def _tokenizer(folder: Path, config: Settings) -> Tokenizer | None:

@@ -135,6 +135,24 @@ def missing(settings: dict[str, Any], keys: Iterable[str]) -> None:
             raise UserError(f"config.json: '{key}' is not there; the file is not a complete model config.")
 
 
+def idle(settings: dict[str, Any], *keys: str) -> None:
+    """Say that this family knows these settings of a config and that they change no number here.
+
+    `hub.settings` refuses what nobody has read, lest a setting be overlooked that changes the maths.
+    """
+    for key in keys:
+        settings.get(key)
+
+
+def unwindowed(settings: dict[str, Any], family: str) -> None:
+    """Refuse a config with windows; what describes windows is idle while they are off. Raises UserError."""
+    need(settings, family, {"use_sliding_window": (False, None)})
+    idle(settings, "sliding_window", "max_window_layers")
+    kinds = settings.get("layer_types") or []
+    need({"layer_types": next((kind for kind in kinds if kind != "full_attention"), "full_attention")}, family,
+         {"layer_types": ("full_attention",)})  # fmt: skip
+
+
 def head_of(settings: dict[str, Any], architectures: dict[str, str]) -> str:
     """Our name of the head that a config's architecture has; the family's usual one where it names none."""
     name = next(iter(settings.get("architectures") or []), None)

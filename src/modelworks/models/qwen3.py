@@ -13,7 +13,7 @@ from ..nn.position import Rotary, frequencies
 from ..nn.transformer import Transformer
 from . import _llama_shaped as llama_shaped
 from ._llama_shaped import HF_IGNORED, HF_PREFIX, NAMES, LlamaShaped, hf_tied
-from ._stored import Stored, need, rope
+from ._stored import Stored, need, rope, unwindowed
 
 __all__ = ["HF_IGNORED", "HF_PREFIX", "hf_tied"]
 HF_MODEL_TYPE = "qwen3"
@@ -99,10 +99,8 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 def from_hf(settings: dict[str, Any]) -> Config:
     """Our settings from `transformers`' (both spellings of the rotary base). Raises UserError for what we do not do."""
-    need(
-        settings, HF_MODEL_TYPE,
-        {"hidden_act": ("silu",), "attention_bias": (False,), "use_sliding_window": (False, None)},
-    )  # fmt: skip
+    need(settings, HF_MODEL_TYPE, {"hidden_act": ("silu",), "attention_bias": (False,)})
+    unwindowed(settings, HF_MODEL_TYPE)
     need(rope(settings), HF_MODEL_TYPE, {"rope_type": ("default",)})
     d_head = settings.get("head_dim") or 128
     return llama_shaped.from_hf(Config, settings, HF_ARCHITECTURES, d_head=d_head)
