@@ -62,6 +62,16 @@ class Layout:
             self._positions = torch.arange(self.start, self.end, device=self.device)[None]
         return self._positions
 
+    def shift(self, by: int | Tensor) -> None:
+        """Let the text begin at position `by`, or at by[b] in row b (int64 [B]): something unseen stands before it."""
+        if isinstance(by, int):
+            self._positions = None if self._positions is None else self._positions + by
+            self.start = None if self.start is None else self.start + by
+            self.end += by
+        else:
+            self._positions, self.start = self.positions + by[:, None], None
+            self.end += int(by.max())
+
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` returns, made by the first block that asks and handed to the others."""
         if key not in self._memo:
