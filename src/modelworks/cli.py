@@ -19,7 +19,7 @@ STAGES = {
     "train": ("objective", "train a model: causal_lm, chat, dpo, adversarial"),
     "evaluate": ("model", "score a model, with intervals and baselines beside it"),
     "attack": ("model", "attack a model and score it before and after"),
-    "export": ("model", "a model directory to hand over, with its passages"),
+    "export": ("model", "a model to hand over, checked by running it: --to hf, gguf or onnx"),
 }
 
 

@@ -134,6 +134,11 @@ class Tokenizer:
     def _json(self) -> str:
         return self._backend.to_str(pretty=True)
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What tokenizer.json says, as plain data."""
+        return dict(json.loads(self._json))
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of what decides the ids; equal digests give equal ids."""

@@ -19,7 +19,6 @@ NEXT = {
     "train": "modelworks generate {out} 'Once'",
     "evaluate": "the scores in {out}/scores.json",
     "attack": "the scores in {out}/scores.json",
-    "export": "modelworks serve {out}",
 }
 
 
@@ -40,10 +39,14 @@ def do(verb: str, settings: dict[str, Any], out: Path, seed: int) -> dict[str, A
         else:
             facts = work.make(out, out.resolve().parent / f".{out.name}-{work.digest[:8]}", out.name)
             metrics = dict(facts["metrics"])
-            say(f"{out}: done in {duration(facts['seconds'])}. Next: {NEXT[verb].format(out=out)}")
+            say(f"{out}: done in {duration(facts['seconds'])}. Next: {_next(stage).format(out=out)}")
     for name, value in metrics.items():
         print(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}", file=sys.stdout)
     return metrics
+
+
+def _next(stage: schema.Stage) -> str:
+    return str(stage.module.following(stage.settings)) if hasattr(stage.module, "following") else NEXT[stage.verb]
 
 
 def gate(out: Path, thresholds: Path) -> None:

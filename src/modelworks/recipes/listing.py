@@ -17,6 +17,7 @@ PACKAGES = {
     "sources": "modelworks.data.sources",
     "steps": "modelworks.data.steps",
     "verbs": "modelworks.recipes.stages",
+    "exports": "modelworks.recipes.exports",
 }
 KINDS = [*PACKAGES, "presets", "recipes"]
 

@@ -1,4 +1,7 @@
-"""export: a model directory to hand over, with the passages beside it where it should answer from documents."""
+"""export: a model to hand over, as a Hugging Face directory (with passages, where it answers from them), GGUF or ONNX.
+
+A format is a file of `recipes/exports`; each runs what it wrote and says how far that is from the model.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,15 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ...base import files
-from ...base.config import Settings
-from ...base.device import DTYPES
+from ...base import files, folders
+from ...base.config import Count, Settings
 from ...base.errors import UserError
 from ...data import lines
 from ...data.steps.passages import FILE
-from ...hub import directory
 from ..artefact import Job
 
 ABOUT = "assistant.json"
+FORMATS = "modelworks.recipes.exports"
 
 
 class Config(Settings):
@@ -25,8 +27,14 @@ class Config(Settings):
     """The model to hand over."""
     passages: str | None = None
     """Stage or folder with passages.sqlite: the result answers from them, each answer checked."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Number format of the weights on disk."""
+    to: str = "hf"
+    """Format: hf (a directory for modelworks and transformers), gguf (llama.cpp), onnx (onnxruntime)."""
+    dtype: Literal["float32", "bfloat16", "float16", "q8_0"] = "float32"
+    """Number format of the weights on disk; q8_0 (a byte a weight) is for gguf only, onnx is float32."""
+    prompts: list[str] = Field(default_factory=list)
+    """Texts that llama.cpp continues to check a GGUF file (none: three in English, Chinese and Python)."""
+    new_tokens: Count = 64
+    """How many tokens it continues each by."""
     title: str = ""
     """What the chat page calls it."""
     examples: list[str] = Field(default_factory=list)
@@ -36,12 +44,20 @@ class Config(Settings):
 REFERENCES = ("model", "passages")
 
 
+def following(config: Config) -> str:
+    """What to do with the artefact next; {out} is its folder."""
+    return str(folders.find(FORMATS, config.to).NEXT)
+
+
 def run(config: Config, job: Job) -> dict[str, Any]:
-    """Copy weights (in `dtype`), tokenizer and passages into one directory that `modelworks serve` opens."""
-    opened = directory.load(job.input("model"), dtype=DTYPES[config.dtype])
-    directory.save(job.folder, opened.model, opened.family, opened.config, opened.tokenizer, dict(opened.facts))
-    parameters = sum(p.numel() for p in opened.model.parameters())
-    metrics: dict[str, Any] = {"parameters": parameters}
+    """Write the model in the format wanted, try what was written, and put the passages beside it."""
+    format = folders.find(FORMATS, config.to)
+    if config.dtype not in format.DTYPES:
+        known = ", ".join(format.DTYPES)
+        raise UserError(f"--to {config.to} does not write {config.dtype}; it writes {known}.")
+    if "passages" in job.inputs and config.to != "hf":
+        raise UserError(f"passages go with --to hf only; leave them out with --to {config.to}.")
+    metrics: dict[str, Any] = format.write(job.input("model"), job.folder, config)
     if "passages" in job.inputs:
         source = job.input("passages") / FILE
         if not source.is_file():
