@@ -113,7 +113,7 @@ def read(model: nn.Module, family: ModuleType, config: Settings, folder: Path, d
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             if not isinstance(fresh[id(weight)], nn.Parameter):
-                fresh[id(weight)] = nn.Parameter(fresh[id(weight)])
+                fresh[id(weight)] = nn.Parameter(fresh[id(weight)], requires_grad=weight.requires_grad)
             setattr(module, name, fresh[id(weight)])  # one object for both ends of a tie
         for name, buffer in list(module.named_buffers(recurse=False)):
             setattr(module, name, fresh[id(buffer)])
@@ -172,11 +172,10 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def _match(shelf: _Shelf, places: Iterable[Any], family: ModuleType, folder: Path) -> dict[str, str]:
-    """Wanted name -> name in the file; the family's prefix may be absent. Raises UserError for a missing tensor."""
+    """Wanted name -> name in the file, in any of its spellings. Raises UserError for a missing tensor."""
     found = {}
     for wanted in dict.fromkeys(name for stored in places for name in stored.names()):
-        spellings = (wanted, wanted.removeprefix(family.HF_PREFIX), family.HF_PREFIX + wanted)
-        name = next((name for name in spellings if name in shelf.handles), None)
+        name = next((name for name in _spellings(wanted, family) if name in shelf.handles), None)
         if name is None:
             raise UserError(
                 f"{folder}: the tensor '{wanted}' is missing{nearest(wanted, list(shelf.handles))}; "
@@ -184,6 +183,13 @@ def _match(shelf: _Shelf, places: Iterable[Any], family: ModuleType, folder: Pat
             )
         found[wanted] = name
     return found
+
+
+def _spellings(wanted: str, family: ModuleType) -> list[str]:
+    """A tensor's name with and without the family's prefix, each also with an older end where it has one."""
+    names = [wanted, wanted.removeprefix(family.HF_PREFIX), family.HF_PREFIX + wanted]
+    older = getattr(family, "HF_OLDER", {}).items()
+    return names + [name.removesuffix(end) + old for end, old in older for name in names if name.endswith(end)]
 
 
 def _check_shapes(shelf, found, names, weights, folder: Path) -> None:  # type: ignore[no-untyped-def]
