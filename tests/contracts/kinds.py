@@ -53,10 +53,12 @@ def cases(*kinds: str) -> list[Case]:
 
 
 def scramble(model: torch.nn.Module) -> None:
-    """Random weights everywhere, also where a fresh model has zeros and ones: nothing may hide behind them."""
+    """Random weights everywhere, also where a fresh model has zeros and ones: nothing may hide behind them.
+
+    What nobody trains (sinusoids) stays as it is."""
     torch.manual_seed(7)
     with torch.no_grad():
-        for weight in model.parameters():
+        for weight in filter(lambda weight: weight.requires_grad, model.parameters()):
             weight.copy_(torch.randn_like(weight) * 0.08 + (1.0 if weight.dim() == 1 else 0.0))
 
 
