@@ -37,9 +37,13 @@ class Attached:
     """One adapter on a model: its kind, settings, and what was made for it."""
 
     kind: str
-    module: ModuleType
     settings: Settings
     built: Built
+
+    @property
+    def module(self) -> ModuleType:
+        """The kind's file. (Found anew each time: a module cannot be copied along with a model.)"""
+        return folders.find(ADAPTERS, self.kind)
 
 
 class Adapters(nn.Module):
@@ -98,7 +102,7 @@ def attach(
         model.add_module(CONTAINER, adapters)
         for parameter in adapters.trained:
             parameter.requires_grad_(False)
-    adapters.attached[name] = Attached(kind, module, chosen, built)
+    adapters.attached[name] = Attached(kind, chosen, built)
     _place(adapters, name, built)
     use(model, name)
 

@@ -149,7 +149,7 @@ class Adapted(Wrapper):
         """Put the adapter's change into the base's own weight and bias, which are kept."""
         part = self.parts[name]
         assert isinstance(part, Part)
-        old = {label: getattr(self.base, label, None) for label in ("weight", "bias")}
+        old: dict[str, Any] = {label: getattr(self.base, label, None) for label in ("weight", "bias")}
         with torch.no_grad():
             fresh = part.merged(old["weight"], old["bias"])
             for label, new in zip(old, fresh, strict=True):

@@ -8,7 +8,7 @@ merged. PEFT has no format for it: the directory has PEFT's shape with `peft_typ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -23,7 +23,7 @@ from ._sites import Host, Site
 from ._wrapped import Base, Built, Part
 
 MERGES, STARTS_AS_IDENTITY, PEFT_TYPE = False, True, "BOTTLENECK"
-ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu}
 
 
 class Config(Settings):

@@ -31,6 +31,8 @@ class Config(lora.Config):
 class Dora(lora.Lora):
     """One layer's share: LoRA's A and B, and the lengths m [out]."""
 
+    squares: Tensor
+
     def __init__(self, down: nn.Parameter, up: nn.Parameter, scale: float, dropout: float, layer: nn.Module) -> None:
         super().__init__(down, up, scale, dropout)
         self.layer = (layer,)  # in a tuple, so that it is not this part's child
@@ -39,15 +41,14 @@ class Dora(lora.Lora):
 
     def forward(self, base: Base, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        gain = (self.m / self.lengths()).to(x.dtype)
         y = base(flat)
+        down, up = self.change(flat, y.dtype)
+        gain = (self.m / self.lengths()).to(y.dtype)
         bias = getattr(self.layer[0], "bias", None)
         if bias is None:
-            y = self.added(y, flat) * gain.to(y.dtype)
+            y = torch.addmm(y, down, up) * gain
         else:  # written so that a gain of 1 leaves y as it is, to the last bit
-            less = (gain - 1).to(y.dtype)
-            change = torch.zeros_like(y)
-            y = y + less * (y - bias.to(y.dtype)) + gain.to(y.dtype) * self.added(change, flat)
+            y = y + (gain - 1) * (y - bias.to(y.dtype)) + gain * (down @ up)
         return y.view(*x.shape[:-1], y.shape[-1])
 
     @torch.no_grad()

@@ -65,13 +65,16 @@ class Lora(Part):
         """[..., in] -> [..., out]."""
         flat = x.reshape(-1, x.shape[-1])
         y = base(flat)
-        return self.added(y, flat).view(*x.shape[:-1], y.shape[-1])
+        down, up = self.change(flat, y.dtype)
+        # a plain layer's answer is nobody else's: what is added goes into its memory
+        y = y.addmm_(down, up) if type(base) is nn.Linear else torch.addmm(y, down, up)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
-    def added(self, y: Tensor, x: Tensor) -> Tensor:
-        """y [N, out] + s B A x, in y's own memory: nothing asks for the base's answer again."""
+    def change(self, x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """s A x [N, rank] and B' [rank, out]: their product is what is added."""
         dropped = F.dropout(x, self.dropout) if self.dropout and self.training else x
         down = F.linear(dropped, self.A.to(x.dtype)) * self.scale
-        return y.addmm_(down.to(y.dtype), self.B.t().to(y.dtype))
+        return down.to(dtype), self.B.t().to(dtype)
 
     def product(self) -> Tensor:
         """s B A, float32 [out, in]."""

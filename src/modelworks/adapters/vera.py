@@ -56,6 +56,8 @@ class Projections(nn.Module):
 class Vera(Part):
     """One layer's share: d [rank] (one for the site) and v [out]."""
 
+    rows: Tensor
+
     def __init__(
         self, shared: Projections, d: nn.Parameter, v: nn.Parameter, inputs: int, rows: Tensor, dropout: float
     ):
