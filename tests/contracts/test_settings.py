@@ -15,7 +15,7 @@ from modelworks.hub.settings import HARMLESS
 
 from .kinds import Case, cases
 
-IDLE = {"max_window_layers", "projection_dim"}
+IDLE = {"max_window_layers", "projection_dim", "image_seq_length"}
 """Known settings that change no number where they stand (a family says so with `idle`)."""
 
 

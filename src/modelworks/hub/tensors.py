@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,12 +30,37 @@ def contents(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters()) | {name: t for name, t in model.named_buffers() if name in lasting}
 
 
-def gather(model: nn.Module, family: ModuleType, config: Settings) -> dict[str, Tensor]:
+class Packing(Protocol):
+    """How the matrices of a quantised model stand on disk; `quant.stored` has them, recipes hand them over."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What config.json says of them, its `quantization_config`."""
+        ...
+
+    def names(self, model: nn.Module, names: Mapping[str, Any]) -> dict[str, Any]:
+        """Where the contents of a quantised model stand, from where those of the float one do."""
+        ...
+
+    def encoded(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Gathered tensors as the file holds them."""
+        ...
+
+    def opened(self, model: nn.Module, names: Mapping[str, Any], shelf: Any, prefix: str) -> tuple[dict[str, Any], Any]:
+        """Put packed layers into a float model where the file, `shelf`, has them.
+
+        Returns where the model's contents stand, and a shelf that holds them (`handles`, `shape`, `read`).
+        """
+        ...
+
+
+def gather(model: nn.Module, family: ModuleType, config: Settings, packing: Packing | None = None) -> dict[str, Tensor]:
     """The model's weights under their Hugging Face names and layout; a tied matrix stands once."""
     weights = contents(model)
     parts: dict[str, dict[int, Tensor]] = {}
     cuts = {}
-    for ours, stored in family.hf_names(config).items():
+    names = family.hf_names(config)
+    for ours, stored in (packing.names(model, names) if packing else names).items():
         weight = weights.pop(ours).detach()
         pieces = weight.unbind(0) if stored.stack else (weight,)
         for name, piece in zip(stored.names(), pieces, strict=True):
@@ -43,7 +68,8 @@ def gather(model: nn.Module, family: ModuleType, config: Settings) -> dict[str, 
             parts.setdefault(name, {})[stored.part] = piece.transpose(-1, -2) if stored.transpose else piece
     if weights:
         raise FailureError(f"{next(iter(weights))}: has no name in a Hugging Face file; merge adapters before saving.")
-    return {name: _joined(cuts[name], found).contiguous() for name, found in parts.items()}
+    whole = {name: _joined(cuts[name], found).contiguous() for name, found in parts.items()}
+    return packing.encoded(whole) if packing else whole
 
 
 def _joined(cut: Any, parts: Mapping[int, Tensor]) -> Tensor:
@@ -86,15 +112,25 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
         files.fsync(path)
 
 
-def read(model: nn.Module, family: ModuleType, config: Settings, folder: Path, dtype: torch.dtype | None) -> None:
+def read(
+    model: nn.Module,
+    family: ModuleType,
+    config: Settings,
+    folder: Path,
+    dtype: torch.dtype | None,
+    packing: Packing | None = None,
+) -> None:
     """Give `model` (built on the meta device) the weights in `folder`, in `dtype` or as they are stored.
 
+    With `packing` its matrices may be packed ones: those layers are put into the model first.
     Raises UserError naming a tensor that is missing, unknown or of another shape, or a pickle file;
     DamagedError when a file is cut short or is not what was written.
     """
-    weights = contents(model)
     names = family.hf_names(config)
     with _opened(folder) as shelf:
+        if packing is not None:
+            names, shelf = packing.opened(model, names, shelf, family.HF_PREFIX)
+        weights = contents(model)
         found = _match(shelf, names.values(), family, folder)
         _check_shapes(shelf, found, names, weights, folder)
         _check_extra(shelf, found, family, config, folder)
@@ -186,10 +222,10 @@ def _match(shelf: _Shelf, places: Iterable[Any], family: ModuleType, folder: Pat
 
 
 def _spellings(wanted: str, family: ModuleType) -> list[str]:
-    """A tensor's name with and without the family's prefix, each also with an older end where it has one."""
+    """A tensor's name with and without the family's prefix, each also with an older word where it has one."""
     names = [wanted, wanted.removeprefix(family.HF_PREFIX), family.HF_PREFIX + wanted]
     older = getattr(family, "HF_OLDER", {}).items()
-    return names + [name.removesuffix(end) + old for end, old in older for name in names if name.endswith(end)]
+    return names + [name.replace(new, old) for new, old in older for name in names if new in name]
 
 
 def _check_shapes(shelf, found, names, weights, folder: Path) -> None:  # type: ignore[no-untyped-def]
