@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,17 +24,21 @@ if TYPE_CHECKING:
     from ..data.tokenizer import Tokenizer
 
 FACTS = "modelworks.json"
+QUANTISED = "quantization_config"
+"""The setting of a config.json that says that matrices are packed."""
 
 
 @dataclass(slots=True)
 class Loaded:
-    """An opened model: weights, tokenizer if the folder has one, family, configuration, facts about its making."""
+    """An opened model: weights, tokenizer if the folder has one, family, configuration, facts about its making,
+    and the folder that it came from (in the cache, where it came from the hub)."""
 
     model: nn.Module
     tokenizer: Tokenizer | None
     family: str
     config: Settings
     facts: dict[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 def save(
@@ -43,23 +49,21 @@ def save(
     tokenizer: Tokenizer | None = None,
     facts: dict[str, Any] | None = None,
     card: str | None = None,
+    packing: tensors.Packing | None = None,
 ) -> None:
     """Write a model into `folder`, which may exist: what `transformers` opens, our facts, and the card.
 
-    Weights keep their format (float32, bfloat16, float16). Sealing is the caller's (`files.new_directory`).
+    `packing` says how packed matrices stand on disk, where the model has any (its parameters are then what `facts`
+    say). Weights keep their format (float32, bfloat16, float16). Sealing is the caller's (`files.new_directory`).
     Raises FailureError when the disk is full or the model has tensors of no known name (an adapter's).
     """
     module = family_module(family)
-    weights = tensors.gather(model, module, config)
+    weights = tensors.gather(model, module, config, packing)
     count = sum(weight.numel() for weight in weights.values())
-    ends = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
-    stops = None
-    if tokenizer is not None:
-        ends |= {"eos_token_id": tokenizer.eos, "pad_token_id": tokenizer.eos}
-        im_end = getattr(tokenizer, "im_end", None)
-        stops = tokenizer.eos if im_end is None else [tokenizer.eos, im_end]
-    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
-    settings = {"architectures": [architecture(module, config)]} | module.to_hf(config) | ends | {"dtype": dtype}
+    ends, stops = _ends(tokenizer)
+    dtype = next((weight.dtype for weight in weights.values() if weight.is_floating_point()), torch.float32)
+    settings = {"architectures": [architecture(module, config)]} | module.to_hf(config) | ends
+    settings |= {"dtype": str(dtype).removeprefix("torch.")} | ({QUANTISED: packing.settings} if packing else {})
     with files.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     tensors.write(weights, folder)
@@ -72,6 +76,22 @@ def save(
     files.write_text(folder / "README.md", card or _card(folder.name, architecture(module, config), count))
     if tokenizer is not None:
         tokenizer.save(folder)
+
+
+def _ends(tokenizer: Tokenizer | None) -> tuple[dict[str, int | None], int | list[int] | None]:
+    """The ids that config.json names, and those that generation stops at; what a tokenizer has not is None."""
+
+    def mark(name: str) -> int | None:
+        with suppress(UserError, AttributeError):
+            return int(getattr(tokenizer, name))
+        return None
+
+    def special(role: str) -> int | None:
+        return tokenizer.special(role) if hasattr(tokenizer, "special") else None  # type: ignore[union-attr]
+
+    eos, im_end, pad = mark("eos"), mark("im_end"), special("pad_token")
+    ends = {"bos_token_id": special("bos_token"), "eos_token_id": eos, "pad_token_id": eos if pad is None else pad}
+    return ends, eos if eos is None or im_end is None else [eos, im_end]
 
 
 def architecture(module: ModuleType, config: Settings) -> str:
@@ -88,26 +108,45 @@ def _card(name: str, architecture: str, count: int) -> str:
     )
 
 
-def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> Loaded:
+def load(
+    name: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    unpack: Callable[[Any], tensors.Packing] | None = None,
+) -> Loaded:
     """Open a model: a folder first, else a name on the Hugging Face hub (`Qwen/Qwen3-0.6B`).
 
     The model is in evaluation mode, on `device`, its weights in `dtype` or as stored. No network is touched
-    when a folder was given. Raises UserError (no such model, not a family of ours, weights that do not fit
+    when a folder was given. `unpack` makes of a quantised model's `quantization_config` how to read it; without it
+    such a model is refused. Raises UserError (no such model, not a family of ours, weights that do not fit
     config.json, pickles), DamagedError (files cut short or changed), FailureError (the hub is out of reach).
     """
     folder = Path(name)
     if not folder.is_dir():
         from .remote import fetch
 
-        folder = fetch(str(name), lambda settings: _config(settings, name))  # before the weights are fetched
+        folder = fetch(str(name), lambda settings: _what(settings, name, unpack))  # before the weights are fetched
     _verify(folder)
-    family, config = _config(files.read_json(folder / "config.json"), folder)
+    family, config, packing = _what(files.read_json(folder / "config.json"), folder, unpack)
     module = family_module(family)
     with torch.device("meta"):
         model = module.build(config)
-    tensors.read(model, module, config, folder, dtype)
+    tensors.read(model, module, config, folder, dtype, packing)
     facts = files.read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
-    return Loaded(model.to(device).eval(), _tokenizer(folder, config), family, config, facts)
+    return Loaded(model.to(device).eval(), _tokenizer(folder, config), family, config, facts, folder)
+
+
+def _what(
+    settings: Any, where: str | Path, unpack: Callable[[Any], tensors.Packing] | None
+) -> tuple[str, Settings, tensors.Packing | None]:
+    """Family and configuration that a config.json means, and how its matrices are packed. Raises UserError."""
+    if not isinstance(settings, dict) or settings.get(QUANTISED) is None:
+        return *_config(settings, where), None
+    if unpack is None:
+        raise UserError(f"{where}: the model is quantised, a float one is needed; name the model that it was made of.")
+    float_settings = {key: value for key, value in settings.items() if key != QUANTISED}
+    return *_config(float_settings, where), unpack(settings[QUANTISED])
 
 
 def _verify(folder: Path) -> None:
