@@ -128,16 +128,15 @@ def from_hf(settings: dict[str, Any]) -> Config:
 def _window(settings: dict[str, Any]) -> tuple[int | None, int]:
     """The window of the upper layers, and how many layers below them see everything."""
     width, full = settings.get("sliding_window", 4096), settings.get("max_window_layers", 28)
-    kinds = settings.get("layer_types")
-    n_layers = settings.get("num_hidden_layers", 0)
-    on = bool(settings.get("use_sliding_window")) and width is not None
-    if kinds is None:
-        full = min(full, n_layers)
-        return (width, full) if on and full < n_layers else (None, 0)
-    full = kinds.count(FULL)
-    if kinds != [FULL] * full + [SLIDING] * (n_layers - full) or (full < n_layers and not on):
-        raise UserError(
-            "config.json: 'layer_types' is not some layers that see everything and windows above them, which is all "
-            "that our qwen2 does; this checkpoint cannot be opened exactly."
-        )
-    return (width, full) if full < n_layers else (None, 0)
+    kinds, n_layers = settings.get("layer_types"), settings.get("num_hidden_layers", 0)
+    on = settings.get("use_sliding_window", False)
+    if on and width is None:
+        raise UserError("config.json: 'use_sliding_window' is on and 'sliding_window' gives no width; add it.")
+    if kinds is not None:
+        full = kinds.count(FULL)
+        if kinds != [FULL] * full + [SLIDING] * (n_layers - full) or (full < n_layers and not on):
+            raise UserError(
+                "config.json: 'layer_types' is not some layers that see everything and windows above them, which is "
+                "all that our qwen2 does; this checkpoint cannot be opened exactly."
+            )
+    return (width, full) if on and full < n_layers else (None, 0)
