@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..base.errors import UserError, nearest
+from ..models._stored import rope
 
 Facts = Mapping[str, Any]
 """What config.json holds."""
@@ -52,20 +53,12 @@ def _head_width(settings: Facts) -> int:
     return int(settings.get("head_dim") or settings["hidden_size"] // settings["num_attention_heads"])
 
 
-def _rope(settings: Facts) -> dict[str, Any]:
-    """The rotary settings, whichever of the two spellings config.json has."""
-    found = dict(settings.get("rope_scaling") or {}) | dict(settings.get("rope_parameters") or {})
-    found.setdefault("rope_theta", settings.get("rope_theta", 10_000.0))
-    found["rope_type"] = found.get("rope_type") or found.get("type") or "default"
-    return found
-
-
 def _decoder(settings: Facts) -> dict[str, Any]:
     """Settings that Llama, Mistral, Qwen2 and Qwen3 share. Raises UserError for what llama.cpp does otherwise."""
-    rope, longest = _rope(settings), int(settings["max_position_embeddings"])
+    positions, longest = rope(dict(settings)), int(settings["max_position_embeddings"])
     kinds = ("default", "linear", "llama3") if settings["model_type"] in ("llama", "mistral") else ("default", "linear")
-    if rope["rope_type"] not in kinds:
-        raise UserError(f"GGUF export does not carry rotary positions of the kind '{rope['rope_type']}'.")
+    if positions["rope_type"] not in kinds:
+        raise UserError(f"GGUF export does not carry rotary positions of the kind '{positions['rope_type']}'.")
     slides = settings["model_type"] == "mistral" or settings.get("use_sliding_window")
     if slides and (settings.get("sliding_window") or longest) < longest:
         raise UserError(
@@ -85,10 +78,10 @@ def _decoder(settings: Facts) -> dict[str, Any]:
         "attention.value_length": _head_width(settings),
         "attention.layer_norm_rms_epsilon": float(settings["rms_norm_eps"]),
         "rope.dimension_count": _head_width(settings),
-        "rope.freq_base": float(rope["rope_theta"]),
+        "rope.freq_base": float(positions["rope_theta"]),
     }
-    if rope["rope_type"] == "linear":
-        out |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope["factor"])}
+    if positions["rope_type"] == "linear":
+        out |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(positions["factor"])}
     return out
 
 
@@ -105,13 +98,13 @@ def _stretched(settings: Facts) -> Iterator[tuple[str, np.ndarray]]:
 
     Long waves are slowed by `factor`, short ones stay, those between go over smoothly (Llama 3 report, 2024).
     """
-    rope = _rope(settings)
-    if rope["rope_type"] != "llama3":
+    rule = rope(dict(settings))
+    if rule["rope_type"] != "llama3":
         return
-    width, factor = _head_width(settings), float(rope["factor"])
-    low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
-    inverse = float(rope["rope_theta"]) ** -(np.arange(0, width, 2, dtype=np.float64) / width)
-    turns = float(rope["original_max_position_embeddings"]) * inverse / (2 * math.pi)
+    width, factor = _head_width(settings), float(rule["factor"])
+    low, high = float(rule["low_freq_factor"]), float(rule["high_freq_factor"])
+    inverse = float(rule["rope_theta"]) ** -(np.arange(0, width, 2, dtype=np.float64) / width)
+    turns = float(rule["original_max_position_embeddings"]) * inverse / (2 * math.pi)
     kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
     yield "rope_freqs.weight", (1 / ((1 - kept) / factor + kept)).astype(np.float32)
 

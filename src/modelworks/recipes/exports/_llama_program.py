@@ -80,7 +80,8 @@ class Direct:
 
     def piece(self, token):
         room = self.ctypes.create_string_buffer(1024)
-        return room.raw[: self.lib.llama_token_to_piece(self.vocab, token, room, 1024, 0, False)]
+        size = self.lib.llama_token_to_piece(self.vocab, token, room, 1024, 0, False)
+        return room.raw[:size]
 
     def close(self):
         self.lib.llama_free(self.context)

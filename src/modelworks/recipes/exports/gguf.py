@@ -26,6 +26,10 @@ def write(source: Path, folder: Path, config: Config) -> dict[str, Any]:
     opened = directory.load(source, dtype=torch.float32)
     if opened.tokenizer is None:
         raise UserError(f"{source}: has no tokenizer.json, and a GGUF file needs one; copy it there.")
+    if getattr(opened.config, "head", "language") != "language":
+        raise UserError(
+            f"{source}: llama.cpp continues texts and this model's head is another; export it with --to hf."
+        )
     module = family_module(opened.family)
     settings, weights = module.to_hf(opened.config), tensors.gather(opened.model, module, opened.config)
     path = folder / gguf.FILE
