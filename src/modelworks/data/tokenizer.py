@@ -149,9 +149,21 @@ class Tokenizer:
         """One more than the largest id."""
         return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
 
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`; no control token is ever added or recognised."""
-        return self._backend.encode(lines.mend(text), add_special_tokens=False).ids
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Ids of `text`. No control token is ever recognised in it, and none is added, but with `special` those
+        that this tokenizer puts around a text (BERT's [CLS] and [SEP], Llama's <|begin_of_text|>)."""
+        ids = self._backend.encode(lines.mend(text), add_special_tokens=False).ids
+        return [*self.around[0], *ids, *self.around[1]] if special else ids
+
+    @cached_property
+    def around(self) -> tuple[list[int], list[int]]:
+        """The control tokens that belong before and after a text; both empty where the tokenizer was made here."""
+        bare = self._backend.encode("a", add_special_tokens=False).ids
+        whole = self._backend.encode("a", add_special_tokens=True).ids
+        for start in range(len(whole) - len(bare) + 1):
+            if whole[start : start + len(bare)] == bare:
+                return whole[:start], whole[start + len(bare) :]
+        return [], []
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts at once, on all threads."""
@@ -161,15 +173,22 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; control tokens give nothing, bytes that are not UTF-8 give U+FFFD."""
         table, size = self._bytes, len(self._bytes)
-        return b"".join([table[i] for i in map(int, ids) if 0 <= i < size]).decode("utf-8", "replace")
+        text = b"".join([table[i] for i in map(int, ids) if 0 <= i < size]).decode("utf-8", "replace")
+        return text.removeprefix(" ") if self._kind == "WordPiece" else text  # each word brings the space before it
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that one token stands for (perhaps part of a character); b"" for control tokens."""
         return self._bytes[id] if 0 <= id < len(self._bytes) else b""
 
     @cached_property
+    def _kind(self) -> str | None:
+        """How tokens become text: ByteLevel, Sequence or Metaspace (SentencePiece), WordPiece (BERT) ..."""
+        return (json.loads(self._json).get("decoder") or {}).get("type")
+
+    @cached_property
     def _bytes(self) -> list[bytes]:
-        kind = (json.loads(self._json).get("decoder") or {}).get("type")
+        kind = self._kind
+        inner = self._backend.decoder.prefix if kind == "WordPiece" else ""  # what marks a piece inside a word
         letters = _letters() if kind == "ByteLevel" else {}
         specials = {i for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
         table = [b""] * self.vocab_size
@@ -182,15 +201,26 @@ class Tokenizer:
                 table[number] = bytes(letters[letter] for letter in token)
             elif kind == "Sequence" and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
                 table[number] = bytes([int(token[3:5], 16)])  # SentencePiece's byte fallback
+            elif kind == "WordPiece":
+                table[number] = (token.removeprefix(inner) if token.startswith(inner) else " " + token).encode()
             else:
                 table[number] = (token.replace("\u2581", " ") if kind in ("Sequence", "Metaspace") else token).encode()
         return table
 
     @property
     def eos(self) -> int:
-        """The token that ends (and begins) a document: `eos_token` of the config, else `<|endoftext|>`."""
-        named = self.config.get("eos_token")
-        return self._control(named.get("content") if isinstance(named, dict) else named or SPECIALS[0])
+        """The token that ends (and begins) a document: `eos_token` of the config, else BERT's [SEP], else
+        `<|endoftext|>`. Raises UserError where there is none of them."""
+        return self._control(self._named("eos_token") or self._named("sep_token") or SPECIALS[0])
+
+    def special(self, role: str) -> int | None:
+        """The id of what the config calls `role` (pad_token, bos_token, mask_token, cls_token ...), if anything."""
+        named = self._named(role)
+        return None if named is None else self._backend.token_to_id(named)
+
+    def _named(self, role: str) -> str | None:
+        named = self.config.get(role)
+        return named.get("content") if isinstance(named, dict) else named
 
     @property
     def im_start(self) -> int:

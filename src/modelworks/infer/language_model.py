@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from typing import Any, Literal, overload
+from pathlib import Path
+from typing import Any, Literal, Self, overload
 
 import torch
 from torch import Tensor
 
+from modelworks.adapters import _attached, _folder
 from modelworks.base.config import build
 from modelworks.base.errors import UserError
 from modelworks.data import chat as chat_format
 from modelworks.data.tokenizer import Tokenizer
 from modelworks.nn.transformer import Transformer
 
+from .encoder import embed
 from .engine import Engine, evaluating
 from .sampling import Sampling
 
 
 class LanguageModel:
-    """A built model with its tokenizer, as `mw.load` returns it. `facts` is what modelworks.json says."""
+    """A built model with its tokenizer, as `mw.load` returns it. `facts` is what modelworks.json says.
+
+    It may have adapters: `attach` opens one beside the weights, `with_adapter` is this model with one of them at
+    work, and `generate`, `stream` and `chat` take `adapter=NAME` (None: the base alone) for a single request.
+    """
+
+    adapter: str | None = None
+    """The adapter at work; '' is the base alone, None whatever the model uses."""
 
     def __init__(
         self,
@@ -56,6 +68,38 @@ class LanguageModel:
         """What generates and scores."""
         return Engine(self.model, self.tokenizer, self.max_len)
 
+    @property
+    def adapters(self) -> list[str]:
+        """The names of its adapters."""
+        return _attached.names(self.model)
+
+    def attach(self, folder: str | Path, name: str | None = None) -> str:
+        """Open an adapter's folder (ours or peft's) beside the weights; returns its name, the folder's unless given.
+
+        What this model does stays the same: name the adapter to use it. Raises UserError for an adapter of another
+        base or a name that is taken, DamagedError.
+        """
+        name = name or _attached.name_of(folder)
+        before = _attached.in_use(self.model)
+        _folder.load(self.model, self.family, self.config, folder, name=name)
+        _attached.use(self.model, before)
+        self.adapter = "" if self.adapter is None and before is None else self.adapter
+        return name
+
+    def with_adapter(self, name: str | None) -> Self:
+        """The same weights and engine, with that adapter at work (None: without any). Raises UserError."""
+        if name and name not in self.adapters:
+            with _attached.using(self.model, name):  # says what there is
+                pass
+        if self._tokenizer is not None:
+            self.engine  # noqa: B018 - made once, for all
+        view = copy.copy(self)
+        view.adapter = name or ""
+        return view
+
+    def _working(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.adapter is None else _attached.using(self.model, self.adapter or None)
+
     def logits(self, tokens: Tensor) -> Tensor:
         """int64 [B, T] -> float32 [B, T, V]. Raises UserError for another shape or type, or an unknown id."""
         if not isinstance(tokens, Tensor) or tokens.dim() != 2 or tokens.dtype != torch.int64:
@@ -65,7 +109,7 @@ class LanguageModel:
             raise UserError(f"tokens has shape {list(tokens.shape)}; 1 to {self.max_len} tokens a row are possible.")
         if int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size:
             raise UserError(f"a token id is outside 0 to {vocab_size - 1}; encode with the model's own tokenizer.")
-        with evaluating(self.model), torch.no_grad():
+        with evaluating(self.model), torch.no_grad(), self._working():
             logits: Tensor = self.model(tokens.to(self.device)).logits
         return logits
 
@@ -74,12 +118,16 @@ class LanguageModel:
 
         Raises UserError for a prompt that is too long or a setting that is unknown or out of range.
         """
+        if "adapter" in sampling:
+            return self.with_adapter(sampling.pop("adapter")).generate(prompt, **sampling)
         settings = build(Sampling, sampling, "generate")
-        return self.engine.sample([self.encode(prompt)], **settings.model_dump())[0].text
+        return self.engine.sample([self.encode(prompt)], adapter=self.adapter, **settings.model_dump())[0].text
 
     def stream(self, prompt: str, **sampling: Any) -> Iterator[str]:
         """`generate`, piece by piece."""
-        return self.engine.stream(self.encode(prompt), build(Sampling, sampling, "stream"))
+        if "adapter" in sampling:
+            return self.with_adapter(sampling.pop("adapter")).stream(prompt, **sampling)
+        return self.engine.stream(self.encode(prompt), build(Sampling, sampling, "stream"), self.adapter)
 
     @overload
     def chat(self, messages: Sequence[dict[str, str]], stream: Literal[False] = False, **sampling: Any) -> str: ...
@@ -92,15 +140,22 @@ class LanguageModel:
 
         Raises UserError where the messages are malformed, too long, or the tokenizer has no chat tokens.
         """
+        if "adapter" in sampling:
+            view = self.with_adapter(sampling.pop("adapter"))
+            return view.chat(messages, stream=True, **sampling) if stream else view.chat(messages, **sampling)
         settings = build(Sampling, sampling, "chat")
         ids = self.chat_prompt(messages)
         if stream:
-            return self.engine.stream(ids, settings)
-        return self.engine.sample([ids], **settings.model_dump())[0].text
+            return self.engine.stream(ids, settings, self.adapter)
+        return self.engine.sample([ids], adapter=self.adapter, **settings.model_dump())[0].text
 
     def encode(self, prompt: str) -> list[int]:
-        """Ids of a prompt; an empty one becomes the mark between documents."""
-        return self.tokenizer.encode(prompt) or [self.tokenizer.eos]
+        """Ids of a prompt after what the tokenizer puts before a text; an empty one becomes the mark between
+        documents."""
+        return self._begun(prompt) or [self.tokenizer.eos]
+
+    def _begun(self, text: str) -> list[int]:
+        return [*self.tokenizer.around[0], *self.tokenizer.encode(text)]
 
     def chat_prompt(self, messages: Sequence[dict[str, str]]) -> list[int]:
         """Ids after which the model speaks as the assistant. Raises UserError where there is no message."""
@@ -114,10 +169,11 @@ class LanguageModel:
         The two are encoded together where that leaves the prompt's own tokens as they are, as when the model
         was trained. Raises UserError where they outgrow the context.
         """
-        return [nats for nats, _ in self.engine.scores([self._pair(prompt, text) for text in continuations])]
+        pairs = [self._pair(prompt, text) for text in continuations]
+        return [nats for nats, _ in self.engine.scores(pairs, self.adapter)]
 
     def _pair(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
-        start, whole = self.encode(prompt), self.tokenizer.encode(prompt + continuation)
+        start, whole = self.encode(prompt), self._begun(prompt + continuation)
         if prompt and whole[: len(start)] == start:
             return start, whole[len(start) :]
         return start, self.tokenizer.encode(continuation)
@@ -129,21 +185,8 @@ class LanguageModel:
         """
         ids = [self.encode(text) for text in texts]
         self._fits(ids)
-        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-        out = torch.zeros(len(ids), 0)
-        with evaluating(self.model), torch.no_grad():
-            for start in range(0, len(order), 32):
-                rows = order[start : start + 32]
-                longest = max(len(ids[i]) for i in rows)
-                tokens = torch.tensor([ids[i] + [0] * (longest - len(ids[i])) for i in rows], device=self.device)
-                hidden = self.model(tokens, last_only=True).hidden.float()
-                lengths = torch.tensor([len(ids[i]) for i in rows], device=self.device)
-                real = (torch.arange(longest, device=self.device) < lengths[:, None]).unsqueeze(2)
-                means = (hidden * real).sum(1) / lengths[:, None]
-                if out.shape[1] == 0:
-                    out = torch.zeros(len(ids), means.shape[1])
-                out[rows] = torch.nn.functional.normalize(means, dim=1).cpu()
-        return out
+        with self._working():
+            return embed(self.model, ids)
 
     def classify(
         self, texts: Sequence[str], labels: Sequence[str], template: str = "{text}\nLabel: {label}"
@@ -161,7 +204,7 @@ class LanguageModel:
         kept = before.rstrip(" ")  # the space belongs to the label's first token
         space = before[len(kept) :]
         pairs = [self._pair(kept.replace("{text}", text), space + label) for text in texts for label in labels]
-        nats = torch.tensor([score for score, _ in self.engine.scores(pairs)], dtype=torch.float64)
+        nats = torch.tensor([score for score, _ in self.engine.scores(pairs, self.adapter)], dtype=torch.float64)
         out = []
         for row in nats.view(len(texts), len(labels)).softmax(dim=1).tolist():
             best = max(range(len(labels)), key=row.__getitem__)
