@@ -7,7 +7,7 @@ import re
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,23 @@ def row(cells: Sequence[object]) -> str:
 
 def publish(marker: str, line: str) -> None:
     """Append a row to the table that stands between the page's markers of that name."""
+    _between(marker, lambda table: f"{table}{line}\n")
+
+
+def publish_table(marker: str, lines: Sequence[str]) -> None:
+    """Put a whole table between the page's markers of that name, in the place of the one that stands there."""
+    _between(marker, lambda table: "\n".join(lines) + "\n")
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table's lines; all columns but the first to the right."""
+    return [row(head), "|---|" + "---:|" * (len(head) - 1), *map(row, rows)]
+
+
+def _between(marker: str, change: Callable[[str], str]) -> None:
     text = PAGE.read_text(encoding="utf-8")
-    new, count = re.subn(rf"(<!-- end of {marker} -->)", lambda found: f"{line}\n{found[1]}", text)
+    pattern = rf"(?s)(<!-- {marker} -->\n)(.*?)(<!-- end of {marker} -->)"
+    new, count = re.subn(pattern, lambda found: f"{found[1]}{change(found[2])}{found[3]}", text)
     if count != 1:
         raise SystemExit(f"{PAGE}: has no table marked '{marker}'.")
     PAGE.write_text(new, encoding="utf-8")
