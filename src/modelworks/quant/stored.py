@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..base.errors import UserError
@@ -93,15 +94,24 @@ class Unpacked:
         if name not in self.virtual:
             return list(self.shelf.shape(name))
         base, _, own = name.rpartition(".")
-        return self.codec.shapes(base, self.shelf.read, self.shelf.shape)[own == "scales"]
+        return self.codec.shapes(base, self._needed, self._shape)[own == "scales"]
 
     def read(self, name: str) -> Tensor:
         if name not in self.virtual:
             return self.shelf.read(name)
         base, _, own = name.rpartition(".")
         if self._last is None or self._last[0] != base:
-            self._last = base, self.codec.decode(base, self.shelf.read)
+            self._last = base, self.codec.decode(base, self._needed)
         return self._last[1][own == "scales"]
+
+    def _needed(self, name: str) -> Tensor:
+        self._shape(name)
+        return self.shelf.read(name)
+
+    def _shape(self, name: str) -> list[int]:
+        if name not in self.shelf.handles:
+            raise UserError(f"the tensor '{name}' of a packed layer is missing; fetch or make the model again.")
+        return list(self.shelf.shape(name))
 
 
 def _base(stored: Stored) -> str:
@@ -132,7 +142,7 @@ def packing_of(
     paths = [path for path in left if f"{path}.weight" in names and isinstance(model.get_submodule(path), nn.Linear)]
     ignored = {_base(names[f"{path}.weight"]) for path in paths} | {name.removesuffix(".weight") for name in copies}
     if kind is NF4Linear:
-        return Packing(kind, BitsAndBytes(), _bitsandbytes(sorted(ignored)))
+        return Packing(kind, BitsAndBytes(), _bitsandbytes(sorted(ignored), layers[0].scales.dtype))
     group = layers[0].group if kind is Int4Linear else None
     codec: Codec = IntQuantized() if kind is Int8DynamicLinear else PackQuantized(kind.BITS)
     name = "int-quantized" if kind is Int8DynamicLinear else "pack-quantized"
@@ -155,14 +165,14 @@ def _compressed_tensors(name: str, bits: int, group: int | None, dynamic: bool, 
     }
 
 
-def _bitsandbytes(ignored: list[str]) -> dict[str, Any]:
+def _bitsandbytes(ignored: list[str], dtype: torch.dtype) -> dict[str, Any]:
     return {
         "quant_method": "bitsandbytes",
         "load_in_4bit": True,
         "load_in_8bit": False,
         "bnb_4bit_quant_type": "nf4",
         "bnb_4bit_use_double_quant": False,
-        "bnb_4bit_compute_dtype": "bfloat16",
+        "bnb_4bit_compute_dtype": str(dtype).removeprefix("torch."),
         "bnb_4bit_quant_storage": "uint8",
         "llm_int8_skip_modules": ignored,
     }
