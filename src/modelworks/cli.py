@@ -93,11 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     door.add_argument("model", nargs="+", help="model directories")
     door.add_argument("--host", default="127.0.0.1")
     door.add_argument("--port", type=int, default=8000)
-    ahead = verb("plan", _plan, "parameters, FLOPs, memory and time of a preset, before anything runs")
-    ahead.add_argument("preset")
-    ahead.add_argument("--tokens", default=None, help="training budget, for instance 300B")
-    ahead.add_argument("--max-len", type=int, default=None)
-    ahead.add_argument("--rows", type=int, default=16)
+    _plan_options(verb("plan", _plan, "what a model costs before anything runs: memory, time, money, the best layout"))
     listing = verb("ls", _ls, "what the folders hold: objectives, presets, families, suites, attacks, sources, recipes")
     listing.add_argument("kind", nargs="?")
     data = verb("data", _data, "the data at hand: list, show NAME, get NAME")
@@ -107,9 +103,38 @@ def _parser() -> argparse.ArgumentParser:
     health = verb("doctor", _doctor, "what this machine has and what is missing")
     form = verb("schema", _schema, "the JSON schema of recipes, or of one verb's settings")
     form.add_argument("verb_name", nargs="?", metavar="VERB")
-    for command in (ahead, listing, data, health):
+    for command in (listing, data, health):
         command.add_argument("--json", action="store_true", help="for programs")
     return parser
+
+
+def _plan_options(command: argparse.ArgumentParser) -> None:
+    """Training is planned, or fine-tuning (--adapter), generating (--batch, --context, --quant), a budget, a law."""
+    command.add_argument("preset", nargs="?", help="modelworks ls presets lists them")
+    command.add_argument("--json", action="store_true", help="for programs")
+    where = command.add_argument_group("where")
+    where.add_argument("--gpu", default="cpu", metavar="NAME", help="h100, a100, ... (default cpu: this machine)")
+    where.add_argument("--gpus", type=int, default=1, metavar="N")
+    where.add_argument("--price", type=float, metavar="DOLLARS", help="an hour of one device")
+    train = command.add_argument_group("training")
+    train.add_argument("--tokens", help="training budget, for instance 300B (default 20 a parameter)")
+    train.add_argument("--max-len", type=int, metavar="TOKENS", help="row length")
+    train.add_argument("--rows", type=int, help="rows at once (cpu: 16; on GPUs the layout decides)")
+    train.add_argument("--batch-tokens", metavar="TOKENS", help="tokens in a step on GPUs (default by size)")
+    train.add_argument("--dtype", help="cpu: float32 or bfloat16 (default the faster)")
+    tune = command.add_argument_group("fine-tuning")
+    tune.add_argument("--adapter", help="lora or qlora")
+    tune.add_argument("--rank", type=int, default=16)
+    generate = command.add_argument_group("generating")
+    generate.add_argument("--batch", type=int, metavar="TEXTS")
+    generate.add_argument("--context", type=int, metavar="TOKENS")
+    generate.add_argument("--quant", help="none, fp8, int8, int4 or nf4")
+    best = command.add_argument_group("the best size for a budget (no preset)")
+    best.add_argument("--budget", metavar="FLOPS", help="for instance 1e21")
+    best.add_argument("--days", type=float, help="of --gpus devices, in place of --budget")
+    law = command.add_argument_group("a scaling law from your own runs (no preset)")
+    law.add_argument("--fit", nargs="+", default=[], metavar="RUN", help="folders of train stages")
+    law.add_argument("--out", metavar="DIR", help="where law.json and the plots go")
 
 
 def _version() -> str:
@@ -186,17 +211,22 @@ def _chat(options: argparse.Namespace, rest: list[str]) -> None:
 
 
 def _serve(options: argparse.Namespace, rest: list[str]) -> None:
-    from .recipes import front
+    from .recipes import front, opening
     from .serve import app
 
-    models = {Path(name).name or "model": front.load(name) for name in options.model}
+    models = opening.together(options.model, front.load)
     app.serve(models, host=options.host, port=options.port)
 
 
 def _plan(options: argparse.Namespace, rest: list[str]) -> None:
-    from .recipes import planning
+    from .recipes.planning import command, present
 
-    _print(planning.plan(options.preset, options.tokens, options.max_len, options.rows), options.json)
+    given = {name: value for name, value in vars(options).items() if name in command.Options.__slots__}
+    made = command.plan(command.Options(**given | {"fit": tuple(options.fit)}))
+    if options.json:
+        _print(made, True)
+    else:
+        print(present.text(made))
 
 
 def _ls(options: argparse.Namespace, rest: list[str]) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -202,8 +203,7 @@ def use(model: nn.Module, which: Which) -> None:
 @contextlib.contextmanager
 def using(model: nn.Module, which: Which) -> Iterator[None]:
     """`use`, inside the block only."""
-    adapters = _of(model)
-    before: Which = None if adapters is None else adapters.switch.rows or adapters.switch.active
+    before = in_use(model)
     use(model, which)
     try:
         yield
@@ -262,6 +262,17 @@ def names(model: nn.Module) -> list[str]:
     """The adapters that a model has."""
     adapters = _of(model)
     return [] if adapters is None else list(adapters.attached)
+
+
+def in_use(model: nn.Module) -> Which:
+    """What `use` was told last."""
+    adapters = _of(model)
+    return None if adapters is None else adapters.switch.rows or adapters.switch.active
+
+
+def name_of(folder: str | Path) -> str:
+    """A name for the adapter in a folder: the folder's own, in letters, digits, - and _."""
+    return re.sub(r"[^\w-]+", "-", Path(folder).name).strip("-")[:100] or "default"
 
 
 def places(model: nn.Module, which: Which) -> int:

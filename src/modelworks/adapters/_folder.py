@@ -66,7 +66,7 @@ def save(
     }
     about = {
         "name": None if base is None else str(base),
-        "relative": os.path.relpath(base, final or folder) if base is not None and Path(base).is_dir() else None,
+        "relative": _relative(base, final or folder),
         "family": host.family,
         "config": host.config.model_dump(),
         "fingerprint": fingerprint(host),
@@ -81,6 +81,11 @@ def save(
     files.write_json(folder / FACTS, {**own, **(facts or {})})
     count = sum(t.numel() for t in tensors.values())
     files.write_text(folder / "README.md", card or _card((final or folder).name, attached.kind, base, count))
+
+
+def _relative(base: str | Path | None, folder: Path) -> str | None:
+    """The way from an adapter's folder to its base, so that both can move together."""
+    return os.path.relpath(Path(base).resolve(), folder.resolve()) if base is not None and Path(base).is_dir() else None
 
 
 def _named(base: str | Path) -> str:

@@ -23,6 +23,7 @@ class Switch:
         self.active: str | None = None
         self.rows: tuple[str | None, ...] | None = None
         self.merged: str | None = None
+        self._mixed: tuple[str | None, ...] | None = None
         self._groups: list[tuple[str | None, Tensor]] = []
         self._order: Tensor | None = None
 
@@ -35,12 +36,12 @@ class Switch:
         self.active, self.rows = which, None
 
     def _mix(self, rows: tuple[str | None, ...], device: torch.device) -> None:
-        if rows != self.rows:
+        if rows != self._mixed:
             kinds = list(dict.fromkeys(rows))
             index = [torch.tensor([i for i, row in enumerate(rows) if row == kind], device=device) for kind in kinds]
             self._groups = list(zip(kinds, index, strict=True))
             self._order = torch.cat(index).argsort()
-        self.active, self.rows = None, rows
+        self.active, self.rows, self._mixed = None, rows, rows
 
     @contextlib.contextmanager
     def only(self, name: str | None) -> Iterator[None]:

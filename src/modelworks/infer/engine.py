@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, Protocol
 
 import torch
 
+from modelworks.adapters._attached import places, using
 from modelworks.base.config import build
 from modelworks.base.errors import UserError
 from modelworks.base.protocols import Sample
@@ -57,17 +58,19 @@ class Engine:
         max_new_tokens: int = 128,
         *,
         stopped: Callable[[], bool] | None = None,
+        adapter: str | None = None,
         **settings: Any,
     ) -> list[Sample]:
         """One `Sample` a prompt (token ids), in order; `settings` are those of `Sampling`.
 
         Copies of a prompt are continued differently (each draws its own numbers, fixed by `seed`). Rows that
-        finish make room for those that wait. `stopped` is asked between tokens; when it says yes, what is
+        finish make room for those that wait. `adapter` is the one to run with ('': the base alone, None: whatever the
+        model uses). `stopped` is asked between tokens; when it says yes, what is
         there so far is returned. Raises UserError for a prompt that is empty, too long or has unknown ids.
         """
         chosen = build(Sampling, {"max_new_tokens": max_new_tokens, **settings}, "the sampling settings")
         work = [
-            self.generation(prompt, chosen, rng)
+            self.generation(prompt, chosen, rng, adapter)
             for prompt, rng in zip(prompts, generators(prompts, chosen.seed), strict=True)
         ]
         with evaluating(self.model):
@@ -78,12 +81,12 @@ class Engine:
                 scheduler.step()
         return [self.finished(generation) for generation in work]
 
-    def stream(self, prompt: Sequence[int], settings: Sampling) -> Iterator[str]:
+    def stream(self, prompt: Sequence[int], settings: Sampling, adapter: str | None = None) -> Iterator[str]:
         """Pieces of text as they become sure; together they are exactly the text of `sample`.
 
         Raises UserError as `sample` does, before the first piece is asked for.
         """
-        generation = self.generation(prompt, settings, generators([prompt], settings.seed)[0])
+        generation = self.generation(prompt, settings, generators([prompt], settings.seed)[0], adapter)
         return self._pieces(generation)
 
     def _pieces(self, generation: Generation) -> Iterator[str]:
@@ -101,20 +104,28 @@ class Engine:
             self.model, self.token_bytes, self.stop_tokens, self.vocab_size, self.max_len, max_rows or self.max_rows
         )
 
-    def generation(self, prompt: Sequence[int], settings: Sampling, rng: random.Random | None = None) -> Generation:
+    def generation(
+        self,
+        prompt: Sequence[int],
+        settings: Sampling,
+        rng: random.Random | None = None,
+        adapter: str | None = None,
+    ) -> Generation:
         """A request for the scheduler. Raises UserError for a prompt that is empty, too long or has unknown ids."""
         self.check(prompt)
-        if len(prompt) >= self.max_len:
+        room = self.max_len - places(self.model, adapter or None)
+        if len(prompt) >= room:
             raise UserError(
-                f"the prompt has {len(prompt)} tokens and the model's context is {self.max_len}, "
+                f"the prompt has {len(prompt)} tokens and the model's context is {room}, "
                 "prompt and answer together; shorten the prompt."
             )
         return Generation(
             prompt=list(prompt),
             settings=settings,
             random=rng or generators([prompt], settings.seed)[0],
-            limit=min(settings.max_new_tokens, self.max_len - len(prompt)),
+            limit=min(settings.max_new_tokens, room - len(prompt)),
             stream=TextStream(settings.stop),
+            adapter=adapter,
         )
 
     def finished(self, generation: Generation) -> Sample:
@@ -131,7 +142,9 @@ class Engine:
         """Log-probability in nats of `continuation` after `prompt`, and whether greedy decoding would give it."""
         return self.scores([(prompt, continuation)])[0]
 
-    def scores(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, bool]]:
+    def scores(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], adapter: str | None = None
+    ) -> list[tuple[float, bool]]:
         """`score` of many (prompt, continuation) pairs, batched by length.
 
         Raises UserError where a prompt is empty, the two together outgrow the context, or an id is unknown.
@@ -157,7 +170,9 @@ class Engine:
                 if end > start and (wanted > SCORED or longest * (end - start + 1) > 16384):
                     break
                 end += 1
-            for index, result in zip(order[start:end], self._scores([pairs[i] for i in order[start:end]]), strict=True):
+            with nullcontext() if adapter is None else using(self.model, adapter or None):
+                found = list(self._scores([pairs[i] for i in order[start:end]]))
+            for index, result in zip(order[start:end], found, strict=True):
                 out[index] = result
             start = end
         return out

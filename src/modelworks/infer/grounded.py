@@ -46,7 +46,7 @@ class Assistant(LanguageModel):
         for question, passages in zip(questions, found, strict=True):
             messages: Any = [{"role": "user", "content": prompt(question, passages)}]
             prompts.append(chat_format.encode(self.tokenizer, messages, add_generation_prompt=True)[0])
-        samples = self.engine.sample(prompts, max_new_tokens=LONGEST, temperature=0.0)
+        samples = self.engine.sample(prompts, max_new_tokens=LONGEST, adapter=self.adapter, temperature=0.0)
         return [sample.text.strip() for sample in samples]
 
     def chat(  # type: ignore[override]

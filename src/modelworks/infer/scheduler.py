@@ -10,11 +10,13 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from modelworks.adapters._attached import using
 from modelworks.nn.cache import KVCache
 from modelworks.nn.transformer import Transformer
 
@@ -35,6 +37,8 @@ class Generation:
     limit: int
     """How many tokens may be generated: `max_new_tokens`, or what is left of the context."""
     stream: TextStream
+    adapter: str | None = None
+    """The adapter it runs with; '' is the base alone, None whatever the model uses."""
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     alternatives: list[list[tuple[int, float]]] = field(default_factory=list)
@@ -123,7 +127,8 @@ class Scheduler:
         assert cache is not None and self._picker is not None
         if cache.longest == cache.max_len:
             _grow(cache, min(cache.max_len + ROOM, self.max_len))
-        output = self.model(self._last.unsqueeze(1), cache=cache)
+        with self._adapters(self.rows):
+            output = self.model(self._last.unsqueeze(1), cache=cache)
         assert output.logits is not None
         self._last, moved = self._advance(output.logits[:, 0], self.rows, self._picker, self._seen)
         return moved
@@ -144,7 +149,8 @@ class Scheduler:
         room = self._cache.max_len if self._cache else 0
         room = max(room, min(-(-(longest + 1) // ROOM) * ROOM, self.max_len))
         cache = self.model.new_cache(len(new), room)
-        output = self.model(tokens, cache=cache, last_only=True)
+        with self._adapters(new):
+            output = self.model(tokens, cache=cache, last_only=True)
         logits = output.logits
         if any(len(g.prompt) != longest for g in new):
             cache.truncate(lengths)
@@ -155,6 +161,15 @@ class Scheduler:
         last, moved = self._advance(logits[:, 0], new, Picker([g.settings for g in new], self.device), seen)
         self._merge(new, cache, last, seen)
         return moved
+
+    def _adapters(self, rows: Sequence[Generation]) -> AbstractContextManager[None]:
+        """Each row with the adapter that it names."""
+        named = [row.adapter for row in rows]
+        return (
+            nullcontext()
+            if all(name is None for name in named)
+            else using(self.model, [name or None for name in named])
+        )
 
     def _merge(self, new: list[Generation], cache: KVCache, last: Tensor, seen: Tensor | None) -> None:
         if self._cache is not None:

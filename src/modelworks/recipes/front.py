@@ -18,7 +18,7 @@ from ..infer.encoder import TextEncoder
 from ..infer.grounded import Assistant
 from ..infer.language_model import LanguageModel
 from ..nn.transformer import Transformer
-from . import report, schema
+from . import opening, report, schema
 from .runner import Runner
 from .stages.export import ABOUT
 
@@ -34,7 +34,7 @@ def load(name: str | Path, *, device: str = "auto", dtype: str | None = None) ->
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype '{dtype}' is not known{nearest(dtype, list(DTYPES))}.")
     set_threads()
-    opened = directory.load(name, device=choose_device(device), dtype=DTYPES[dtype] if dtype else None)
+    opened = opening.load(name, device=choose_device(device), dtype=DTYPES[dtype] if dtype else None)
     made = (opened.model, opened.tokenizer, opened.family, opened.config, opened.facts)
     folder = opened.folder or Path(name)
     if not (folder / FILE).is_file():

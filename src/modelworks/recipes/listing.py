@@ -14,6 +14,7 @@ PACKAGES = {
     "families": "modelworks.models",
     "suites": "modelworks.evaluate.suites",
     "attacks": "modelworks.attack",
+    "adapters": "modelworks.adapters",
     "sources": "modelworks.data.sources",
     "steps": "modelworks.data.steps",
     "verbs": "modelworks.recipes.stages",

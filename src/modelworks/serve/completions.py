@@ -76,7 +76,8 @@ class Completions:
             settings = Sampling(**given)
             copies = [prompt for prompt in prompts for _ in range(asked.n or 1)]
             rngs = generators(copies, settings.seed)
-            return [entry.engine.generation(p, settings, rng) for p, rng in zip(copies, rngs, strict=True)]
+            adapter = getattr(entry, "adapter", None)
+            return [entry.engine.generation(p, settings, rng, adapter) for p, rng in zip(copies, rngs, strict=True)]
         except ValidationError as error:
             raise from_validation(error) from None
         except UserError as error:

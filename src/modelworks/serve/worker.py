@@ -167,7 +167,7 @@ class Worker:
         if job.call is not None:
             self._calls.append(job)
             return
-        key = id(job.entry)
+        key = id(job.entry.engine)  # models of one base share it, and so a batch
         if key not in self._schedulers:
             self._schedulers[key] = job.entry.engine.scheduler(self.settings.max_rows)
         for generation in job.generations:
@@ -183,15 +183,15 @@ class Worker:
 
     def _fail(self, job: Job, error: ApiError) -> None:
         for generation in job.generations:
-            if id(job.entry) in self._schedulers:
-                self._schedulers[id(job.entry)].cancel(generation)
+            if id(job.entry.engine) in self._schedulers:
+                self._schedulers[id(job.entry.engine)].cancel(generation)
         if job in self._calls:
             self._calls.remove(job)
         self._tell(job, [Event(error=error)])
         self._finish(job)
 
     def _step(self, key: int, scheduler: Scheduler) -> None:
-        jobs = [job for job in self._jobs if id(job.entry) == key and job.generations]
+        jobs = [job for job in self._jobs if job.generations and id(job.entry.engine) == key]
         if not scheduler.busy:
             del self._schedulers[key]
             return

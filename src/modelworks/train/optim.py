@@ -115,32 +115,28 @@ class Optimizer:
     def __init__(self, model: nn.Module, settings: TrainSettings) -> None:
         self.names: dict[str, nn.Parameter] = {}
         matrices: dict[str, nn.Parameter] = {}
-        decayed: list[nn.Parameter] = []
-        exempt: list[nn.Parameter] = []
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
         for name, module, parameter in named(model):
             self.names[name] = parameter
             if settings.optimizer == "muon" and is_matrix(name, module, parameter):
                 matrices[name] = parameter
-            elif parameter.ndim >= 2 and not isinstance(module, nn.Embedding):
-                decayed.append(parameter)
             else:
-                exempt.append(parameter)
+                exempt = parameter.ndim < 2 or isinstance(module, nn.Embedding)
+                # a parameter may say how many times the learning rate it learns at (LoRA+)
+                group = (0.0 if exempt else settings.weight_decay, getattr(parameter, "rate", 1.0))
+                groups.setdefault(group, []).append(parameter)
         self.parameters = list(self.names.values())
         self.muon = Muon(matrices, settings.matrix_learning_rate, settings.weight_decay) if matrices else None
-        groups = [
-            {"params": decayed, "weight_decay": settings.weight_decay},
-            {"params": exempt, "weight_decay": 0.0},
-        ]
         self._make = functools.partial(
             torch.optim.AdamW,
-            [group for group in groups if group["params"]],
+            [{"params": group, "weight_decay": decay, "rate": rate} for (decay, rate), group in groups.items()],
             lr=settings.learning_rate,
             betas=BETAS,
             eps=EPSILON,
             fused=all(p.is_floating_point() for p in self.parameters),
         )
         self.peak = settings.learning_rate
-        self.adamw = self._make() if decayed or exempt else None
+        self.adamw = self._make() if groups else None
 
     def step(self, scale: float) -> None:
         """One update at `scale` times the peak learning rates."""
@@ -149,7 +145,7 @@ class Optimizer:
             self.muon.step()
         if self.adamw:
             for group in self.adamw.param_groups:
-                group["lr"] = self.peak * scale
+                group["lr"] = self.peak * scale * group["rate"]
             self.adamw.step()
 
     def clear(self) -> None:

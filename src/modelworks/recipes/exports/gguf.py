@@ -9,9 +9,10 @@ import torch
 
 from ...base.errors import UserError
 from ...base.log import say
-from ...hub import directory, gguf, tensors
+from ...hub import gguf, tensors
 from ...hub.presets import family_module
 from ...infer.language_model import LanguageModel
+from .. import opening
 from . import _llama, _probes
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ NEXT = f"llama-server -m {{out}}/{gguf.FILE}"
 
 def write(source: Path, folder: Path, config: Config) -> dict[str, Any]:
     """Write `model.gguf`, read every tensor back, and continue prompts in llama.cpp where there is one."""
-    opened = directory.load(source, dtype=torch.float32)
+    opened = opening.plain(source, dtype=torch.float32)
     if opened.tokenizer is None:
         raise UserError(f"{source}: has no tokenizer.json, and a GGUF file needs one; copy it there.")
     if getattr(opened.config, "head", "language") != "language":

@@ -11,6 +11,7 @@ from ...base.device import DTYPES as KNOWN
 from ...base.errors import DamagedError
 from ...base.log import say
 from ...hub import directory
+from .. import opening
 from . import _probes
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ NEXT = "modelworks serve {out}"
 
 def write(source: Path, folder: Path, config: Config) -> dict[str, Any]:
     """Copy a model into `folder`, open the copy and compare: every tensor, and logits where it takes tokens."""
-    opened = directory.load(source, dtype=KNOWN[config.dtype])
+    opened = opening.plain(source, dtype=KNOWN[config.dtype])
     directory.save(folder, opened.model, opened.family, opened.config, opened.tokenizer, dict(opened.facts))
     again = directory.load(folder)
     before, after = opened.model.state_dict(), again.model.state_dict()

@@ -23,6 +23,7 @@ from ...evaluate.context import Result, SuiteContext
 from ...evaluate.intervals import Interval, paired
 from ...hub import directory
 from ...infer.grounded import Assistant, Quoting
+from .. import opening
 from ..artefact import Job
 
 SUITES = "modelworks.evaluate.suites"
@@ -75,7 +76,7 @@ def run(config: Config, job: Job) -> dict[str, Any]:
     found: dict[str, dict[str, Result]] = {suite: {} for suite in wanted}
     for name, path in zip(names, paths, strict=True):
         label = Path(name).name
-        opened = directory.load(path, device=choose_device(config.device))
+        opened = opening.load(path, device=choose_device(config.device))
         answerer = _answerer(opened, job.input("data"))
         for suite, (chosen, models) in wanted.items():
             if name in models:

@@ -14,6 +14,7 @@ import torch
 from pydantic import ConfigDict, Field
 from torch import nn
 
+from ...adapters import _attached, _folder
 from ...base import config as settings
 from ...base import folders, seeds
 from ...base.config import Count, Lines, Settings
@@ -27,10 +28,11 @@ from ...hub import directory, presets
 from ...train.loop import train
 from ...train.run import start
 from ...train.settings import TrainSettings
-from .. import artefact
+from .. import artefact, opening
 from ..artefact import Job
 
 OBJECTIVES = "modelworks.objectives"
+ADAPTERS = "modelworks.adapters"
 
 
 class Own(Settings):
@@ -46,6 +48,8 @@ class Own(Settings):
     """Whose tokenizer a fresh model gets; a model that exists keeps its own."""
     max_len: Count = Field(256, ge=8)
     """Row length in tokens."""
+    adapter: str | dict[str, Any] | None = None
+    """Train only an adapter on the model: a kind (lora ...), or {kind: NAME, and its settings}."""
     device: str = "auto"
     """Where to compute."""
 
@@ -102,8 +106,19 @@ def configure(data: dict[str, Any], where: str, lines: Lines | None = None, at: 
             place = f"{where}:{line}" if line else where
             raise UserError(f"{place}: '{'.'.join((*at, key))}' is not a setting{nearest(key, known)}.")
         parts[owner][key] = value
+    if parts[0].get("adapter") is not None:
+        _adapter(parts[0]["adapter"], f"{where}: adapter")
     own, training, learning = (settings.build(c, p, where, lines, at) for c, p in zip(owners, parts, strict=True))
     return Config.model_construct(own=own, train=training, learn=learning)
+
+
+def _adapter(given: Any, where: str) -> tuple[str, Settings]:
+    """Kind and checked settings of an adapter. Raises UserError with the nearest name."""
+    values = dict(given) if isinstance(given, dict) else {"kind": given}
+    if "kind" not in values:
+        raise UserError(f"{where}: needs a kind; there are {', '.join(folders.names(ADAPTERS))}.")
+    kind = str(values.pop("kind"))
+    return kind, settings.build(folders.find(ADAPTERS, kind).Config, values, where)
 
 
 def run(config: Config, job: Job) -> dict[str, Any]:
@@ -111,6 +126,7 @@ def run(config: Config, job: Job) -> dict[str, Any]:
     set_threads()
     device = choose_device(config.own.device)
     made = _model(config, job)
+    adapter = _on_top(config, job, made)
     original = copy.deepcopy(made.model).requires_grad_(False).eval() if _needs_start(config) else None
     model = made.model.to(device).train()
     objective = _objective(config, job, made.tokenizer, original, device)
@@ -121,16 +137,44 @@ def run(config: Config, job: Job) -> dict[str, Any]:
         if (job.scratch / name).exists():
             (job.folder / name).write_bytes((job.scratch / name).read_bytes())
     parameters = sum(p.numel() for p in model.parameters())
+    counts = {"parameters": parameters}
     facts = {"stage": job.name, "objective": config.own.objective, "metrics": metrics, "settings": config.model_dump()}
     facts |= {"lineage": {key: [p.name for p in paths] for key, paths in job.inputs.items()}, "seed": job.seed}
-    directory.save(job.folder, model.cpu(), made.family, made.config, made.tokenizer, facts)
-    return {"parameters": parameters, **metrics}
+    if adapter is None:
+        directory.save(job.folder, model.cpu(), made.family, made.config, made.tokenizer, facts)
+    else:
+        counts["trained"] = sum(p.numel() for p in _attached.weights(model, adapter))
+        _folder.save(model.cpu(), adapter, job.folder, base=_base(job), facts=facts)
+    return {**counts, **metrics}
+
+
+def _on_top(config: Config, job: Job, made: directory.Loaded) -> str | None:
+    """The name of the adapter that is to be trained, put on the model; None where all of it is. Raises UserError."""
+    there = "model" in job.inputs and _folder.is_adapter(job.input("model"))
+    if config.own.adapter is None:
+        return opening.put_on(made, job.input("model"), learn=True) if there else None
+    if there:
+        raise UserError(
+            f"{job.input('model')}: is an adapter; leave 'adapter' out to train it further, or name its base."
+        )
+    if "model" not in job.inputs:
+        raise UserError("an adapter goes on a model that exists: name its folder as 'model', not a preset.")
+    kind, chosen = _adapter(config.own.adapter, "adapter")
+    seed = seeds.derive(job.seed, "adapter") % 2**32
+    _attached.attach(made.model, made.family, made.config, kind, chosen, name="adapter", seed=seed)
+    return "adapter"
+
+
+def _base(job: Job) -> Path | str:
+    """What an adapter of this job is for: the model named, or that of the adapter that was trained further."""
+    model = job.input("model")
+    return _folder.base_of(model) if _folder.is_adapter(model) else model
 
 
 def _model(config: Config, job: Job) -> directory.Loaded:
     """The model to start from: an opened one, or a fresh one with the tokenizer that was named."""
     if "model" in job.inputs:
-        opened = directory.load(job.input("model"))
+        opened = directory.load(_base(job))
         if opened.tokenizer is None:
             raise UserError(f"{job.input('model')}: has no tokenizer.json; put the model's tokenizer beside it.")
         return opened
