@@ -190,7 +190,7 @@ def activations(shape: Shape, seq: int, rows: int, width: int = 2, dropout: floa
     """
     tokens = seq * rows
     head = width * shape.vocab_size * tokens
-    kept = head if head <= CrossEntropy.KEEP else 0
+    kept: float = head if head <= CrossEntropy.KEEP else 0
     kept += tokens * (shape.n_layers * _kept_per_token(shape, seq, width, dropout) + (4 + width) * shape.d_model)
     if width < 4:
         kept += width * (shape.n_layers * layer_matrices(shape) + shape.vocab_size * shape.d_model)

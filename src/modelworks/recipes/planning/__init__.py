@@ -1,0 +1,1 @@
+"""What `modelworks plan` knows: devices, memory under each parallel layout, time, money, scaling laws."""
