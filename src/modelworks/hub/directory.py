@@ -62,7 +62,10 @@ def save(
     count = sum(weight.numel() for weight in weights.values())
     ends, stops = _ends(tokenizer)
     dtype = next((weight.dtype for weight in weights.values() if weight.is_floating_point()), torch.float32)
-    settings = {"architectures": [architecture(module, config)]} | module.to_hf(config) | ends
+    own = module.to_hf(config)
+    settings = {"architectures": [architecture(module, config)]} | own | ends
+    if own.get("pad_token_id") is not None:  # it decides where positions begin (RoBERTa), and nothing may move it
+        settings["pad_token_id"] = own["pad_token_id"]
     settings |= {"dtype": str(dtype).removeprefix("torch.")} | ({QUANTISED: packing.settings} if packing else {})
     with files.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
