@@ -43,8 +43,8 @@ class Tokens(nn.Module):
 class PositionedTokens(Tokens):
     """Token plus position embeddings from a table, as in GPT-2: int64 [B, T] -> [B, T, D].
 
-    `offset` rows of the table stand before position 0 (RoBERTa, BART). Raises UserError when a text is longer
-    than the table.
+    `offset` rows of the table stand before position 0 (RoBERTa, BART). Raises UserError when a document is
+    longer than the table.
     """
 
     def __init__(
@@ -59,13 +59,15 @@ class PositionedTokens(Tokens):
         self.positions, self.offset = positions, offset
 
     def embed(self, tokens: Tensor, layout: Layout) -> Tensor:
-        room = self.positions.num_embeddings - self.offset
-        if layout.end > room:
-            raise UserError(
-                f"the text has {layout.end} tokens and this model has {room} positions; "
-                "shorten it or use a model with a larger max_len."
-            )
-        at = layout.positions + self.offset if self.offset else layout.positions
+        room, at = self.positions.num_embeddings - self.offset, layout.positions
+        if layout.end > room:  # a row of several documents may be longer than any of them
+            at = at if layout.documents is None else torch.where(layout.documents != 0, at, 0)
+            if (longest := int(at.max()) + 1) > room:
+                raise UserError(
+                    f"the text has {longest} tokens and this model has {room} positions; "
+                    "shorten it or use a model with a larger max_len."
+                )
+        at = at + self.offset if self.offset else at
         return super().embed(tokens, layout) + F.embedding(at, self.positions.weight)
 
 
