@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -18,7 +18,7 @@ from ..nn.stems import TypedTokens
 from ..nn.transformer import Transformer
 from . import _gpt_shaped as gpt_shaped
 from ._fresh import initialise
-from ._stored import Stored, chosen, head_of, labels, missing, n_labels, need, per_layer, with_bias
+from ._stored import Stored, chosen, head_of, idle, labels, missing, n_labels, need, per_layer, with_bias
 
 
 class BertShaped(Settings):
@@ -73,9 +73,6 @@ class Sizes(Protocol):
     def n_labels(self) -> int: ...
 
 
-AnyShape = TypeVar("AnyShape", bound=BertShaped)
-
-
 class Predict(nn.Module):
     """What a masked-LM head does before it scores words: norm(activation(dense(x))). [..., D] -> [..., D]."""
 
@@ -100,12 +97,13 @@ def stack(config: Sizes, eps: float) -> Stack:
     return Stack(blocks, nn.Identity())
 
 
-def masked_lm(config: Sizes, words: nn.Embedding, eps: float, activation: str) -> LanguageHead:
-    """Scores of words: dense, activation, norm, then the embedding's own matrix and a bias for each word."""
+def masked_lm(config: Sizes, words: nn.Embedding | None, eps: float, activation: str) -> LanguageHead:
+    """Scores of words: dense, activation, norm, then a matrix (the table `words` where given) and a bias."""
     c = config
     transform = Predict(nn.Linear(c.d_model, c.d_model), ACTIVATIONS[activation], LayerNorm(c.d_model, eps))
     projection = nn.Linear(c.d_model, c.vocab_size)
-    projection.weight = words.weight
+    if words is not None:
+        projection.weight = words.weight
     return LanguageHead(projection, transform)
 
 
@@ -144,15 +142,19 @@ def shape(config: BertShaped, offset: int = 0) -> Shape:
     return encoder(c, c.max_len + offset + c.n_types, pooled=c.head in ("classes", "none"))
 
 
-def encoder(config: Any, rows: int, pooled: bool) -> Shape:
-    """A stack of this shape with `rows` in its tables of positions and types, and a dense layer if `pooled`."""
+def encoder(config: Any, rows: int, pooled: bool, tied: bool = True) -> Shape:
+    """A stack of this shape with `rows` in its tables of positions and types, and a dense layer if `pooled`.
+
+    The masked-LM head reads with the embedding's matrix if `tied`.
+    """
     c, d = config, config.d_model
     classes = c.n_labels if c.head in ("classes", "tokens") else 0
     dense = 1 if pooled or c.head == "masked_lm" else 0
     words = c.vocab_size + 2 * d if c.head == "masked_lm" else 0
     return Shape(
         vocab_size=c.vocab_size, d_model=d, n_layers=c.n_layers, n_heads=c.n_heads, n_kv_heads=c.n_heads,
-        d_head=d // c.n_heads, d_ff=c.d_ff, feedforward_matrices=2, tied=True, causal=False, learned_positions=rows,
+        d_head=d // c.n_heads, d_ff=c.d_ff, feedforward_matrices=2, causal=False, learned_positions=rows,
+        tied=tied or c.head != "masked_lm",
         vectors_per_layer=gpt_shaped.vectors(d, c.d_ff), other_vectors=2 * d + dense * d + words + classes,
         other_matrices=(dense * d + classes) * d,
     )  # fmt: skip
@@ -205,10 +207,8 @@ def to_hf(config: BertShaped, model_type: str, offset: int = 0) -> dict[str, Any
     }
 
 
-def from_hf(
-    kind: type[AnyShape], settings: dict[str, Any], model_type: str, heads: dict[str, str], offset: int = 0, **more: Any
-) -> AnyShape:
-    """Our settings from `transformers`', and `more` of the family's own. Raises UserError for what we do not do."""
+def from_hf(settings: dict[str, Any], model_type: str, heads: dict[str, str], offset: int = 0) -> dict[str, Any]:
+    """Our settings from `transformers`', as a mapping. Raises UserError for what we do not do."""
     head = head_of(settings, heads)
     need(
         settings,
@@ -222,24 +222,23 @@ def from_hf(
             "pooler_type": ("first_token_transform",),
         },
     )
-    for key in ("pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head"):
-        settings.get(key)  # in the multilingual files, of no pooler that was ever published: seen, and idle
+    # In the multilingual files; no model was published with such a pooler.
+    idle(settings, "pooler_fc_size", "pooler_num_attention_heads", "pooler_num_fc_layers", "pooler_size_per_head")
     missing(settings, ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"))
     activation = settings.get("hidden_act", "gelu")
     chosen(ACTIVATIONS, activation, "hidden_act", model_type)
-    return kind(
-        vocab_size=settings["vocab_size"],
-        d_model=settings["hidden_size"],
-        n_layers=settings["num_hidden_layers"],
-        n_heads=settings["num_attention_heads"],
-        d_ff=settings["intermediate_size"],
-        max_len=settings.get("max_position_embeddings", 512) - offset,
-        n_types=settings.get("type_vocab_size", 2),
-        activation=activation,
-        norm_eps=settings.get("layer_norm_eps", 1e-12),
-        init_std=settings.get("initializer_range", 0.02),
-        dropout=settings.get("hidden_dropout_prob", 0.1),
-        head=head,
-        n_labels=n_labels(settings),
-        **more,
-    )
+    return {
+        "vocab_size": settings["vocab_size"],
+        "d_model": settings["hidden_size"],
+        "n_layers": settings["num_hidden_layers"],
+        "n_heads": settings["num_attention_heads"],
+        "d_ff": settings["intermediate_size"],
+        "max_len": settings.get("max_position_embeddings", 512) - offset,
+        "n_types": settings.get("type_vocab_size", 2),
+        "activation": activation,
+        "norm_eps": settings.get("layer_norm_eps", 1e-12),
+        "init_std": settings.get("initializer_range", 0.02),
+        "dropout": settings.get("hidden_dropout_prob", 0.1),
+        "head": head,
+        "n_labels": n_labels(settings),
+    }

@@ -99,4 +99,4 @@ def to_hf(config: Config) -> dict[str, Any]:
 
 def from_hf(settings: dict[str, Any]) -> Config:
     """Our settings from `transformers`'. Raises UserError for what we do not do."""
-    return bert_shaped.from_hf(Config, settings, HF_MODEL_TYPE, HF_ARCHITECTURES)
+    return Config(**bert_shaped.from_hf(settings, HF_MODEL_TYPE, HF_ARCHITECTURES))
