@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -133,7 +133,7 @@ def load(
     _verify(folder)
     family, config, packing = _what(files.read_json(folder / "config.json"), folder, unpack)
     module = family_module(family)
-    with torch.device("meta"):
+    with _sense(folder, family), torch.device("meta"):
         model = module.build(config)
     tensors.read(model, module, config, folder, dtype, packing)
     facts = files.read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
@@ -174,22 +174,35 @@ def _config(settings: Any, where: str | Path) -> tuple[str, Settings]:
     families = {family: family_module(family) for family in folders.names(MODELS)}
     ours = {name: family for family, module in families.items() for name in module.HF_ARCHITECTURES}
     types = {module.HF_MODEL_TYPE: family for family, module in families.items()}
-    named = next(iter(settings.get("architectures") or []), None)
+    listed = settings.get("architectures")
+    named = str(listed[0]) if isinstance(listed, list) and listed else None
     # Old configs lack the architecture but name the type.
-    family = ours.get(named) if named else types.get(settings.get("model_type"))
+    family = ours.get(named) if named else types.get(str(settings.get("model_type")))
     if family is None:
         wanted = str(named or settings.get("model_type"))
         own = " (it is code of the repository's own, which is never run)" if "auto_map" in settings else ""
         near = nearest(wanted, list(ours)) or f" (families: {', '.join(sorted(families))})"
         raise UserError(f"{where}: the architecture {wanted}{own} is not supported{near}.")
     noted = Noted(settings)
-    try:
+    with _sense(where, family):
         config = families[family].from_hf(noted)
+    noted.refuse_unread(family)
+    return family, config
+
+
+@contextmanager
+def _sense(where: str | Path, family: str) -> Iterator[None]:
+    """A config.json whose settings make no model is one sentence, whatever part they break."""
+    try:
+        yield
     except ValidationError as error:
         first = error.errors()[0]
         raise UserError(f"{where}: config.json: '{first['loc'][0]}': {first['msg']}.") from None
-    noted.refuse_unread(family)
-    return family, config
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        what = str(error).splitlines()[0][:100] if str(error) else type(error).__name__
+        raise UserError(
+            f"{where}: the settings of config.json make no {family} ({what}); fetch it again, or mend the setting."
+        ) from error
 
 
 def _tokenizer(folder: Path, config: Settings) -> Tokenizer | None:

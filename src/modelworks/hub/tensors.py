@@ -21,6 +21,7 @@ from ..base.errors import DamagedError, FailureError, UserError, nearest
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 SHARD_BYTES = 4_000_000_000
+FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack")
 
 
@@ -123,7 +124,7 @@ def read(
     """Give `model` (built on the meta device) the weights in `folder`, in `dtype` or as they are stored.
 
     With `packing` its matrices may be packed ones: those layers are put into the model first.
-    Raises UserError naming a tensor that is missing, unknown or of another shape, or a pickle file;
+    Raises UserError naming a tensor that is missing, unknown, of another shape or no float, or a pickle file;
     DamagedError when a file is cut short or is not what was written.
     """
     names = family.hf_names(config)
@@ -145,6 +146,12 @@ def read(
                 piece = parts[name][stored.part]
                 pieces.append(piece.transpose(-1, -2) if stored.transpose else piece)
             tensor = torch.stack(pieces) if stored.stack else pieces[0].contiguous()
+            if weights[ours].is_floating_point() and tensor.dtype not in FLOATS:
+                kind = str(tensor.dtype).removeprefix("torch.")
+                raise UserError(
+                    f"{folder}: the tensor '{stored.names()[0]}' is stored in {kind}; weights are float32, bfloat16, "
+                    "float16 or float64 here."
+                )
             fresh[id(weights[ours])] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
