@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..nn.attention import Attention
 from ..nn.feedforward import FeedForward
+from ..nn.heads import ClassHead, Headless, LanguageHead, Last
 from ..nn.mixing import Softmax
 from ..nn.norm import LayerNorm
 from ..nn.position import Unrotated
@@ -42,6 +44,18 @@ def block(
     )
     feedforward = FeedForward(nn.Linear(d_model, d_ff), nn.Linear(d_ff, d_model), activation)
     return kind(LayerNorm(d_model, eps), attention, LayerNorm(d_model, eps), feedforward, dropout)
+
+
+def reader(config: Any, words: nn.Embedding) -> nn.Module:
+    """What reads a decoder out, as `config.head` says; the words' own matrix where they are tied."""
+    if config.head == "none":
+        return Headless()
+    if config.head == "classes":
+        return ClassHead(nn.Linear(config.d_model, config.n_labels, bias=False), Last())
+    projection = nn.Linear(config.d_model, config.vocab_size, bias=False)
+    if config.tie_word_embeddings:
+        projection.weight = words.weight
+    return LanguageHead(projection)
 
 
 def vectors(d_model: int, d_ff: int, bias: bool = True) -> int:

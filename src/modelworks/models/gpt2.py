@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import nn
@@ -10,7 +11,6 @@ from torch import nn
 from ..base.config import Count, Settings
 from ..nn.activation import tanh_gelu
 from ..nn.arithmetic import Shape
-from ..nn.heads import ClassHead, Headless, LanguageHead, Last
 from ..nn.masks import Causal
 from ..nn.norm import LayerNorm
 from ..nn.stack import Stack
@@ -18,7 +18,7 @@ from ..nn.stems import PositionedTokens
 from ..nn.transformer import Transformer
 from . import _gpt_shaped as gpt_shaped
 from ._fresh import initialise
-from ._stored import Equal, Stored, head_of, labels, missing, n_labels, need, per_layer, unprefixed
+from ._stored import Equal, Stored, head_of, idle, labels, missing, n_labels, need, per_layer, unprefixed
 
 HF_MODEL_TYPE = "gpt2"
 HF_ARCHITECTURES = {"GPT2LMHeadModel": "language", "GPT2Model": "none", "GPT2ForSequenceClassification": "classes"}
@@ -64,11 +64,16 @@ PRESETS = {
 
 def build(config: Config) -> Transformer:
     """The model with fresh weights, on torch's current device."""
-    c = config
     mask = Causal()
+    return assemble(config, [mask] * config.n_layers)
+
+
+def assemble(config: Config, masks: Sequence[nn.Module]) -> Transformer:
+    """The model whose layers see what `masks` say, one each."""
+    c = config
     blocks = [
         gpt_shaped.block(
-            layer, d_model=c.d_model, n_heads=c.n_heads, d_ff=c.d_ff, mask=mask, activation=tanh_gelu,
+            layer, d_model=c.d_model, n_heads=c.n_heads, d_ff=c.d_ff, mask=masks[layer], activation=tanh_gelu,
             eps=c.norm_eps, dropout=c.dropout,
         )
         for layer in range(c.n_layers)
@@ -76,20 +81,9 @@ def build(config: Config) -> Transformer:
     words = nn.Embedding(c.vocab_size, c.d_model)
     stem = PositionedTokens(words, nn.Embedding(c.max_len, c.d_model), c.dropout)
     stack = Stack(blocks, LayerNorm(c.d_model, c.norm_eps))
-    model = Transformer(stem, stack, _head(c, words))
+    model = Transformer(stem, stack, gpt_shaped.reader(c, words))
     initialise(model, c.init_std, writers=c.init_std / math.sqrt(2 * c.n_layers))
     return model
-
-
-def _head(config: Config, words: nn.Embedding) -> nn.Module:
-    if config.head == "none":
-        return Headless()
-    if config.head == "classes":
-        return ClassHead(nn.Linear(config.d_model, config.n_labels, bias=False), Last())
-    projection = nn.Linear(config.d_model, config.vocab_size, bias=False)
-    if config.tie_word_embeddings:
-        projection.weight = words.weight
-    return LanguageHead(projection)
 
 
 def shape(config: Config) -> Shape:
@@ -180,6 +174,7 @@ def from_hf(settings: dict[str, Any]) -> Config:
         {"activation_function": ("gelu_new", "gelu_pytorch_tanh"), "scale_attn_weights": (True,),
          "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
     )  # fmt: skip
+    idle(settings, "n_ctx")  # older files say n_positions twice
     missing(settings, ("vocab_size", "n_embd", "n_layer", "n_head"))
     return Config(
         vocab_size=settings["vocab_size"],

@@ -15,7 +15,6 @@ from ..nn.activation import ACTIVATIONS
 from ..nn.arithmetic import Shape
 from ..nn.attention import Attention
 from ..nn.feedforward import FeedForward
-from ..nn.heads import ClassHead, Headless, LanguageHead, Last
 from ..nn.masks import Causal
 from ..nn.mixing import Softmax
 from ..nn.norm import LayerNorm
@@ -24,6 +23,7 @@ from ..nn.stack import Block, ParallelBlock, Stack
 from ..nn.stems import Tokens
 from ..nn.transformer import Transformer
 from ._fresh import initialise
+from ._gpt_shaped import reader
 from ._stored import (
     PerHead,
     Stored,
@@ -115,7 +115,7 @@ def build(config: Config) -> Transformer:
     blocks = [_block(c, layer, mask, rotary) for layer in range(c.n_layers)]
     words = nn.Embedding(c.vocab_size, c.d_model)
     stack = Stack(blocks, LayerNorm(c.d_model, c.norm_eps))
-    model = Transformer(Tokens(words, c.dropout), stack, _head(c, words))
+    model = Transformer(Tokens(words, c.dropout), stack, reader(c, words))
     initialise(model, c.init_std, writers=2 / (c.n_layers * math.sqrt(c.d_model)))
     return model
 
@@ -134,17 +134,6 @@ def _block(config: Config, layer: int, mask: nn.Module, position: nn.Module) -> 
     kind = ParallelBlock if c.parallel else Block
     norms = LayerNorm(c.d_model, c.norm_eps), LayerNorm(c.d_model, c.norm_eps)
     return kind(norms[0], attention, norms[1], feedforward, c.dropout)
-
-
-def _head(config: Config, words: nn.Embedding) -> nn.Module:
-    if config.head == "none":
-        return Headless()
-    if config.head == "classes":
-        return ClassHead(nn.Linear(config.d_model, config.n_labels, bias=False), Last())
-    projection = nn.Linear(config.d_model, config.vocab_size, bias=False)
-    if config.tie_word_embeddings:
-        projection.weight = words.weight
-    return LanguageHead(projection)
 
 
 def shape(config: Config) -> Shape:
