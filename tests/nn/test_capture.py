@@ -40,8 +40,9 @@ def test_every_family(case: Case) -> None:
         before = ours(model, given)
         with capture(model) as seen:
             during = ours(model, given)
-        names = points(model)
+        names = [name for name in points(model) if name in seen]
         assert set(names) == set(seen) and hooks(model) == 0
+        assert names == points(model) or case.name == "llava"  # which looks at its eye's last block but one
         assert all(torch.equal(before[key], during[key]) for key in before)  # looking changed no bit
         assert all(torch.equal(before[key], ours(model, given)[key]) for key in before)
         weights = attention_weights(model, **given)
@@ -52,13 +53,13 @@ def test_every_family(case: Case) -> None:
             )
             assert gap(shares @ values, seen[f"{name}.mixed"]) <= 1e-5
             assert shares.ge(0).all() and shares.sum(-1).le(1 + 1e-5).all()
-        middle = next(name for name in names if name.endswith("blocks.1.input"))
+        middle = next(name for name in names if name.endswith("blocks.1.input") and f"{name[:-5]}output" in names)
         with replace(model, {middle: lambda x: x + 0.5 * torch.randn_like(x)}), capture(model) as patched:
             after = ours(model, given)
-        same = [name for name in names if torch.equal(seen[name], patched[name])]
-        place = names.index(middle)
-        assert set(names[:place]) <= set(same) and middle not in same and names[-1] not in same
-        assert not torch.equal(before["hidden"], after["hidden"]) and hooks(model) == 0
+        own = [name for name in names if name.startswith(middle.removesuffix("blocks.1.input"))]
+        same = {name for name in names if torch.equal(seen[name], patched[name])}
+        assert set(own[: own.index(middle)]) <= same and not same & {middle, own[-1]}
+        assert any(not torch.equal(before[key], after[key]) for key in before) and hooks(model) == 0
 
 
 def test_names_in_the_order_of_the_pass(small: Any) -> None:

@@ -38,7 +38,7 @@ class _Point:
 
 
 def points(model: nn.Module) -> list[str]:
-    """The names of all points, in the order of the pass."""
+    """The names of all points: of each transformer in the model, in the order of its pass."""
     return list(_map(model))
 
 
@@ -48,10 +48,10 @@ def capture(
 ) -> Iterator[dict[str, Tensor]]:
     """Within the block, `seen[name]` is what last passed that point; all points where `names` is None.
 
-    Residual stream, attention and feed-forward are [B, T, D]; queries and mixed [B, H, T, d]; keys and values
-    [B, K, S, d], after norms and rotation. They are detached, unless `gradients` are wanted: then they are part
-    of the graph, and after `backward` `seen[name].grad` is the slope there. Raises UserError for a name that the
-    model has not.
+    A point that the pass does not reach is not there. Residual stream, attention and feed-forward are [B, T, D];
+    queries and mixed [B, H, T, d]; keys and values [B, K, S, d], after norms and rotation. They are detached,
+    unless `gradients` are wanted: then they are part of the graph, and after `backward` `seen[name].grad` is the
+    slope there. Raises UserError for a name that the model has not.
     """
     seen: dict[str, Tensor] = {}
 
