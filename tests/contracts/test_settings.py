@@ -15,7 +15,14 @@ from modelworks.hub.settings import HARMLESS
 
 from .kinds import Case, cases
 
-IDLE = {"max_window_layers", "projection_dim", "sinusoidal_pos_embds", "image_seq_length", "gpt_neox.is_decoder"}
+IDLE = {
+    "max_window_layers",
+    "projection_dim",
+    "sinusoidal_pos_embds",
+    "image_seq_length",
+    "gpt_neox.is_decoder",
+    "phi3.original_max_position_embeddings",
+}
 """Known settings that change no number where they stand, in every family or in one (it says so with `idle`)."""
 
 
