@@ -99,7 +99,7 @@ def fit(points: Sequence[Point], starts: Sequence[Sequence[float]] | None = None
         lowest = math.log(min(p.loss for p in points))
         starts = [
             (a * n.mean() + lowest + at, b * d.mean() + lowest + at, lowest + e, a, b)
-            for a in (0.2, 0.4, 0.7) for b in (0.2, 0.4, 0.7) for e in (-1.0, -0.3, -0.05) for at in (-2.0, -0.7)
+            for a in (0.25, 0.5) for b in (0.25, 0.5) for e in (-0.7, -0.1) for at in (-1.0,)
         ]  # fmt: skip
     bounds = [(None, None), (None, None), (-20, None), (0.01, 3), (0.01, 3)]
     options = {"maxiter": 2000, "maxfun": 6000, "ftol": 1e-15, "gtol": 1e-10}

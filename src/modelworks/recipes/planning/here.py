@@ -141,7 +141,7 @@ def step_seconds(machine: Machine, shape: Shape, seq: int, rows: int, dtype: str
         # of 6 products two more are computed where the exponentials were too large to keep
         again = 8 / 6 if width * tokens * shape.vocab_size > CrossEntropy.KEEP else 1.0
         table = shape.vocab_size * shape.d_model
-        bare = max(0.0, formats["head"] - 6 * 64 * machine.facts["formats"][dtype]["linear"]["256"][0])
+        bare = max(0.0, formats["head"] - 6 * 64 * _between(formats["linear"], 256, 0))
         slope = _between(formats["linear"], math.sqrt(table), 0)
         seconds += again * (6 * tokens * table * slope + tokens * shape.vocab_size * bare)
         seconds += 2 * 4 * table * (machine.facts["fresh"] if 4 * table > WIDE else 0.0)
@@ -163,6 +163,7 @@ class Memory:
     """The weights once more, which the trial steps before a training keep to put back."""
     gradients: int
     optimiser: int
+    """Its state, as far as it does not find room that larger passes left."""
     activations: int
     working: int
     """What the head or the optimiser has in hand at the peak."""
@@ -181,29 +182,37 @@ def memory(
     """Peak resident bytes of `modelworks train` for float32 weights; its trial steps begin in float32 always.
 
     Tensors below 32 MB come from the C library's heap, which in effect gives nothing back between the passes of a
-    step, so the activations' peak and the gradients add up though they do not live together. Larger ones go back
-    at once, so of them only the worst moment counts: the head's backward pass or the optimiser's largest group.
+    step, so the activations' peak and the gradients add up though they do not live together. What comes after a
+    larger pass (the trial's in float32) finds room there. Larger tensors go back at once, so of them only the worst
+    moment counts: the head's backward pass or the optimiser's largest group.
     """
     count = arithmetic.parameters(shape)
     groups = matrices(shape) if optimizer == "muon" else []
     by_muon = sum(r * c * n for r, c, n in groups)
-    kept = max(
-        arithmetic.activations(shape, seq, rows, width, dropout) for width in (4, 2 if dtype == "bfloat16" else 4)
-    )
-    logits = 4 * shape.vocab_size * rows * seq
-    big_logits = logits if WIDE <= logits <= CrossEntropy.KEEP else 0
+    big = sorted((r * c * n for r, c, n in groups if 4 * r * c * n >= WIDE), reverse=True)
     table = 4 * shape.vocab_size * shape.d_model
-    chunks = 3 * 4 * min(CrossEntropy.CHUNK, rows * seq * shape.vocab_size)
-    head = table + chunks + big_logits
-    group = MUON_WORK * max((r * c * n for r, c, n in groups if 4 * r * c * n >= WIDE), default=0)
+    states = 4 * by_muon + 8 * (count - by_muon)
+    large = 4 * sum(big) + (2 * table if table >= WIDE else 0)
+    logits = 4 * shape.vocab_size * rows * seq
+    wide_logits = logits if WIDE <= logits <= CrossEntropy.KEEP else 0
+    first = arithmetic.activations(shape, seq, rows, 4, dropout) - wide_logits
+    later = first
+    if dtype == "bfloat16":
+        later = arithmetic.activations(shape, seq, rows, 2, dropout) - wide_logits // 2
+    held = max(first, later + states - large)
+    kept = max(first, later)
+    head = table + 3 * 4 * min(CrossEntropy.CHUNK, rows * seq * shape.vocab_size) + wide_logits
+    # stacked gradients and the update of a group, the update of the one before, and the iteration in bfloat16
+    muon = sum(size * n for size, n in zip((8, 4), big, strict=False))
+    muon += 2 * big[0] if big and 2 * big[0] >= WIDE else 0
     return Memory(
         process=machine.facts["process"], weights=4 * count, trial_copy=4 * count, gradients=4 * count,
-        optimiser=4 * by_muon + 8 * (count - by_muon), activations=kept - big_logits, working=max(head, group),
+        optimiser=large + held - kept, activations=round(kept * (1 + HOLES)), working=max(head, muon),
     )  # fmt: skip
 
 
-MUON_WORK = 14
-"""Bytes a parameter of the group that Muon works on: stacked gradients, the update before, and its iterations."""
+HOLES = 0.05
+"""What the heap holds beyond the activations that live in it: a round guess."""
 
 
 def machine() -> Machine:
