@@ -80,6 +80,15 @@ def test_the_cache_is_the_ecosystems(hub: Hub) -> None:
     assert snapshot_download(NAME, local_files_only=True, allow_patterns=["*.safetensors"]) == str(folder)
 
 
+def test_what_another_program_cached_is_used(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants, hf_hub_download
+
+    for name in ("config.json", WEIGHTS):
+        path = hf_hub_download(NAME, name)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert remote.fetch(NAME) == Path(path).parent
+
+
 @pytest.mark.parametrize("resets", [False, True])
 def test_a_cut_connection_goes_on_where_it_stopped(hub: Hub, files: dict[str, bytes], resets: bool) -> None:
     size = len(files[WEIGHTS])
@@ -221,6 +230,31 @@ def test_settings_are_seen_before_the_weights_are_fetched(hub: Hub) -> None:
     with pytest.raises(UserError, match="no such thing here"):
         remote.fetch(NAME, refuse)
     assert not hub.bodies(WEIGHTS)
+
+
+def test_custom_code_is_refused_before_the_weights_come(hub: Hub, files: dict[str, bytes]) -> None:
+    settings = json.loads(files["config.json"]) | {"auto_map": {"AutoModelForCausalLM": "modeling_tiny.Tiny"}}
+    own = json.dumps(settings | {"architectures": ["TinyForCausalLM"]}).encode()
+    hub.repositories["someone/own"] = Repository(files | {"config.json": own})
+    with pytest.raises(UserError, match=r"TinyForCausalLM \(it is code of the repository's own, which is never run\)"):
+        directory.load("someone/own")
+    unknown = json.dumps(settings | {"alibi": True}).encode()
+    hub.repositories["someone/unknown"] = Repository(files | {"config.json": unknown})
+    with pytest.raises(UserError, match=r"'alibi' is True, a setting that our qwen3 does not know"):
+        directory.load("someone/unknown")
+    assert not hub.bodies(WEIGHTS)
+    hub.repositories["someone/ours"] = Repository(files | {"config.json": json.dumps(settings).encode()})
+    assert directory.load("someone/ours").family == "qwen3"  # the architecture is ours: its own code is not needed
+
+
+def test_a_sentence_encoder_comes_with_its_pooling(hub: Hub, files: dict[str, bytes]) -> None:
+    import modelworks as mw
+
+    modules = [{"path": path, "type": kind} for path, kind in (("", "m.Transformer"), ("1_Pooling", "m.Pooling"))]
+    more = {"modules.json": json.dumps(modules).encode(), "1_Pooling/config.json": b'{"pooling_mode_lasttoken": true}'}
+    hub.repositories["someone/sentences"] = Repository(files | more)
+    model = mw.load("someone/sentences@main", device="cpu")
+    assert (model.pooling, model.normalise) == ("last", False)
 
 
 def test_what_can_be_no_name_touches_no_network(hub: Hub) -> None:

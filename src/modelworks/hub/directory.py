@@ -118,7 +118,7 @@ def load(
     dtype: torch.dtype | None = None,
     unpack: Callable[[Any], tensors.Packing] | None = None,
 ) -> Loaded:
-    """Open a model: a folder first, else a name on the Hugging Face hub (`Qwen/Qwen3-0.6B`).
+    """Open a model: a folder first, else a name on the Hugging Face hub (`Qwen/Qwen3-0.6B`, `name@revision`).
 
     The model is in evaluation mode, on `device`, its weights in `dtype` or as stored. No network is touched
     when a folder was given. `unpack` makes of a quantised model's `quantization_config` how to read it; without it
