@@ -232,37 +232,38 @@ _KINDS = {"full_attention": "global", "sliding_attention": "local"}
 
 
 def to_hf(config: Config) -> dict[str, Any]:
-    """The settings as `transformers` names them, in its newer and its older spelling."""
+    """The settings as `transformers` names them, in its newer and its older spelling; ids of marks are left out."""
     c = config
     thetas = {"full_attention": c.global_theta, "sliding_attention": c.local_theta}
-    return labels(c) | {
-        "model_type": HF_MODEL_TYPE,
-        "vocab_size": c.vocab_size,
-        "hidden_size": c.d_model,
-        "num_hidden_layers": c.n_layers,
-        "num_attention_heads": c.n_heads,
-        "intermediate_size": c.d_ff,
-        "max_position_embeddings": c.max_len,
-        "layer_types": _layer_types(c.n_layers, c.global_every),
-        "global_attn_every_n_layers": c.global_every,
-        "local_attention": c.window,
-        "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()},
-        "global_rope_theta": c.global_theta,
-        "local_rope_theta": c.local_theta,
-        "hidden_activation": c.activation,
-        "classifier_activation": c.head_activation,
-        "classifier_pooling": c.pooling,
-        "norm_eps": c.norm_eps,
-        "tie_word_embeddings": c.tie_word_embeddings,
-        "initializer_range": c.init_std,
-        "embedding_dropout": c.dropout,
-        "attention_dropout": c.dropout,
-        "mlp_dropout": c.dropout,
-        "classifier_dropout": c.dropout,
-        "pad_token_id": None,
-        "bos_token_id": None,
-        "eos_token_id": None,
-    }
+    return (
+        labels(c)
+        | {
+            "model_type": HF_MODEL_TYPE,
+            "vocab_size": c.vocab_size,
+            "hidden_size": c.d_model,
+            "num_hidden_layers": c.n_layers,
+            "num_attention_heads": c.n_heads,
+            "intermediate_size": c.d_ff,
+            "max_position_embeddings": c.max_len,
+            "layer_types": _layer_types(c.n_layers, c.global_every),
+            "global_attn_every_n_layers": c.global_every,
+            "local_attention": c.window,
+            "rope_parameters": {kind: {"rope_type": "default", "rope_theta": theta} for kind, theta in thetas.items()},
+            "global_rope_theta": c.global_theta,
+            "local_rope_theta": c.local_theta,
+            "hidden_activation": c.activation,
+            "classifier_activation": c.head_activation,
+            "classifier_pooling": c.pooling,
+            "norm_eps": c.norm_eps,
+            "tie_word_embeddings": c.tie_word_embeddings,
+            "initializer_range": c.init_std,
+            "embedding_dropout": c.dropout,
+            "attention_dropout": c.dropout,
+            "mlp_dropout": c.dropout,
+            "classifier_dropout": c.dropout,
+        }
+        | dict.fromkeys(f"{word}_token_id" for word in ("pad", "bos", "eos", "cls", "sep"))
+    )
 
 
 def _layer_types(n_layers: int, every: int) -> list[str]:
