@@ -14,7 +14,7 @@ from .shapes import GPT3, LLAMA_8B, LLAMA_70B, LLAMA_405B, gpt
 
 A100, H100 = hardware.DEVICES["a100"], hardware.DEVICES["h100"]
 
-# Exact: the counts that the Hugging Face hub shows for the published safetensors files.
+# Exact: the counts that the Hugging Face hub shows for the published safetensors files (Mixtral 8x22B: Instruct).
 EXACT = {
     "gpt2": 124_439_808, "gpt2-medium": 354_823_168, "gpt2-large": 774_030_080, "gpt2-xl": 1_557_611_200,
     "qwen3-0.6b": 596_049_920, "qwen3-1.7b": 1_720_574_976, "qwen3-4b": 4_022_468_096, "qwen3-8b": 8_190_735_360,
@@ -37,7 +37,7 @@ EXACT = {
     "flan-t5-xl": 2_849_757_184, "flan-t5-xxl": 11_135_332_352,
     "vit-base-patch16-224": 86_567_656, "vit-large-patch16-224": 304_326_632, "clip-vit-base-patch32": 151_277_313,
     "clip-vit-large-patch14": 427_616_513, "gemma2-2b": 2_614_341_888, "gemma2-9b": 9_241_705_984,
-    "gemma2-27b": 27_227_128_320, "mixtral-8x7b": 46_702_792_704, "mixtral-8x22b": 140_620_634_112,
+    "gemma2-27b": 27_227_128_320, "mixtral-8x7b": 46_702_792_704, "mixtral-8x22b": 140_630_071_296,
     "phi3-mini": 3_821_079_552, "qwen3-30b-a3b": 30_532_122_624, "qwen3-235b-a22b": 235_093_634_560,
 }  # fmt: skip
 # Rounded, as the papers print them: millions and a tolerance (papers count with or without heads and tables).
