@@ -56,7 +56,7 @@ PRESETS = {
     "gpt3-13b": _published(5120, 40, 40),
     "gpt3-175b": _published(12288, 96, 96),
 }
-"""One of ours that trains on two cores, and the paper's eight, which it calls Small, Medium, Large, XL, 2.7B, 6.7B, 13B and 175B."""
+"""One of ours that trains on two cores, and the paper's eight: Small, Medium, Large, XL, 2.7B, 6.7B, 13B, 175B."""
 
 
 def build(config: Config) -> Transformer:
