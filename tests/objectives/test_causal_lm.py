@@ -15,7 +15,7 @@ from modelworks.base.errors import UserError
 from modelworks.base.protocols import Context
 from modelworks.data import tokens
 from modelworks.data.tokens import TokenData
-from modelworks.models import qwen3
+from modelworks.models import mixtral, qwen3
 from modelworks.objectives import causal_lm
 from modelworks.objectives.causal_lm import Config, build
 from modelworks.train.loop import train
@@ -48,6 +48,30 @@ def test_evaluation_is_the_sum_over_every_token_of_every_document(context: Conte
     assert metrics["loss"] == pytest.approx(nats / count, rel=1e-5)
     assert metrics["bits_per_byte"] == pytest.approx(nats / math.log(2) / size, rel=1e-5)
     assert metrics["perplexity"] == pytest.approx(math.exp(nats / count), rel=1e-4)
+
+
+def test_a_mixture_of_experts_is_trained_to_be_even_and_judged_by_its_words(context: Context) -> None:
+    """Training: mean nats + coefficient x balance loss, as `transformers` adds it. Evaluation: nats alone."""
+    torch.manual_seed(0)
+    shape = {"d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_head": 16, "d_ff": 24, "max_len": 64}
+    model = mixtral.build(
+        mixtral.Config(vocab_size=context.tokenizer.vocab_size, n_experts=4, balance=0.7, **shape)
+    ).eval()
+    objective = build(Config(evaluate_tokens=0), context)
+    batch = next(iter(objective.batches(model)))
+    output = model(batch.inputs["tokens"], documents=batch.inputs["documents"], labels=batch.inputs["labels"])
+    assert 0.7 * 2 <= output.balance.item() <= 0.7 * 4  # two of four experts a token: 2 where all is even, 4 at worst
+    sums = objective.loss(model, batch)
+    mean = output.losses.sum() / batch.weight + output.balance
+    assert (sums["loss"] / batch.weight).item() == pytest.approx(mean.item(), rel=1e-6)
+    assert sums["balance"].item() == pytest.approx(output.balance.item() * batch.weight)
+    sums["balance"].backward()
+    assert all(block.feedforward.router.weight.grad.any() for block in model.stack.blocks)
+    with torch.no_grad():
+        before = objective.evaluate(model)
+        for block in model.stack.blocks:
+            block.feedforward.balance = 1e6
+        assert objective.evaluate(model) == before
 
 
 def test_token_shards_and_corpus_give_the_same_batches(context: Context, tmp_path: Path) -> None:

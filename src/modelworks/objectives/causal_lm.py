@@ -48,9 +48,21 @@ class CausalLM:
         yield from self.train
 
     def loss(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Sum of nats over the batch's labels."""
-        output = model(batch.inputs["tokens"], documents=batch.inputs["documents"], labels=batch.inputs["labels"])
-        return {"loss": output.losses.sum()}
+        """Sum of nats over the batch's labels.
+
+        Of a mixture of experts also `balance`, how unevenly it routed this batch, for each label alike: it is part
+        of the loss that is trained, and of no evaluation.
+        """
+        output = self._run(model, batch)
+        nats = output.losses.sum()
+        if output.balance is None:
+            return {"loss": nats}
+        balance = output.balance * batch.weight
+        return {"loss": nats + balance, "balance": balance}
+
+    def _run(self, model: nn.Module, batch: Batch) -> Any:
+        inputs = batch.inputs
+        return model(inputs["tokens"], documents=inputs["documents"], labels=inputs["labels"])
 
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Nats a token, perplexity and bits per UTF-8 byte on validation text. Raises UserError when there is none."""
@@ -61,7 +73,7 @@ class CausalLM:
         device = next(model.parameters()).device
         nats, count = 0.0, 0
         for batch in self.validation.validation_batches():
-            nats += float(self.loss(model, batch.to(device))["loss"].detach())
+            nats += float(self._run(model, batch.to(device)).losses.detach().sum())
             count += batch.weight
         out = {"loss": nats / count, "perplexity": math.exp(min(nats / count, 700.0))}
         if self.validation_bytes:
