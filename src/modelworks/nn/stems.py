@@ -129,7 +129,7 @@ class Patches(nn.Module):
         x = F.linear(patches, weight.flatten(1), self.project.bias)
         if len(self.firsts):
             firsts = torch.stack([first.reshape(-1) for first in self.firsts]).to(x.dtype)
-            x = torch.cat((firsts.expand(len(x), -1, -1), x), 1)
+            x = torch.cat((firsts.expand(x.shape[0], -1, -1), x), 1)
         x = self.norm(x + self.positions)
         if perturb is not None:
             x = x + perturb
