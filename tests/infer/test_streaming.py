@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from modelworks.infer.streaming import TextStream, text_of
@@ -12,6 +12,8 @@ from modelworks.infer.streaming import TextStream, text_of
 
 def expected(data: bytes, stop: list[str]) -> str:
     """The definition, character by character: no half character at the end, cut before the first complete stop."""
+    if data[-2:-1] == b"\xed" and data[-1] >= 0xA0:  # would be half of a surrogate: the codec waits for its third byte
+        data = data[:-2]
     text = data.decode("utf-8", "replace")
     for cut in range(1, 4):  # an unfinished character at the very end shows as one U+FFFD: it is left out
         try:
@@ -59,6 +61,7 @@ def test_valid_text_however_it_is_cut(text: str, stop: list[str], cuts: list[int
 
 @settings(max_examples=1500, deadline=None)
 @given(st.binary(max_size=24) | TEXT.map(str.encode), st.integers(0, 6), STOPS, CUTS)
+@example(b"\xed\xa0", 0, [], [])
 def test_bytes_that_are_not_utf8_or_end_inside_a_character(
     data: bytes, lose: int, stop: list[str], cuts: list[int]
 ) -> None:

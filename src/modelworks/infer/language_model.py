@@ -111,7 +111,7 @@ class LanguageModel:
             raise UserError(f"a token id is outside 0 to {vocab_size - 1}; encode with the model's own tokenizer.")
         with evaluating(self.model), torch.no_grad(), self._working():
             logits: Tensor = self.model(tokens.to(self.device)).logits
-        return logits
+        return logits.float()
 
     def generate(self, prompt: str, **sampling: Any) -> str:
         """The continuation of `prompt` (without it); `sampling` are the settings of `Sampling`.

@@ -201,7 +201,7 @@ class Scheduler:
         self, logits: Tensor, rows: Sequence[Generation], picker: Picker, seen: Tensor | None
     ) -> tuple[Tensor, list[Generation]]:
         """Choose a token a row from logits [B, V] and book it. Returns the tokens [B] and the rows that moved."""
-        logits = logits[:, : self.vocab_size]  # a table padded beyond the tokenizer's words is never drawn from
+        logits = logits[:, : self.vocab_size].float()  # a table padded beyond the tokenizer's words is never drawn from
         draws = () if picker.all_greedy else [row.random.random() for row in rows]
         chosen = picker.pick(logits, draws, seen)
         if seen is not None:

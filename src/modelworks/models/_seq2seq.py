@@ -67,7 +67,7 @@ class ShiftedHead(LanguageHead):
         self.register_buffer("bias", torch.zeros(1, projection.out_features))
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return (self.projection(hidden) + self.bias).float()
+        return self.projection(hidden) + self.bias
 
     def cross_entropy(self, rows: Tensor, labels: Tensor) -> Tensor:
         return CrossEntropy.apply(rows, self.projection.weight, labels, self.bias.flatten())

@@ -32,8 +32,8 @@ class LanguageHead(nn.Module):
         self.projection, self.transform = projection, transform or nn.Identity()
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """[B, T, D] -> float32 logits [B, T, V]."""
-        return self.projection(self.transform(hidden)).float()
+        """[B, T, D] -> logits [B, T, V] in the format of the matrices: widening them all would cost as much again."""
+        return self.projection(self.transform(hidden))
 
     def losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy in nats at each position, float32 [B, T], 0 where the label is -100."""
@@ -118,7 +118,7 @@ def last(hidden: Tensor, layout: Layout) -> Tensor:
         return hidden[:, -1]
     index = torch.arange(layout.seq, device=hidden.device)
     at = torch.where(layout.documents != 0, index, 0).amax(1)
-    return hidden[torch.arange(len(at), device=hidden.device), at]
+    return hidden[torch.arange(at.shape[0], device=hidden.device), at]
 
 
 class CrossEntropy(torch.autograd.Function):
