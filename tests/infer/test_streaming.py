@@ -12,7 +12,9 @@ from modelworks.infer.streaming import TextStream, text_of
 
 def expected(data: bytes, stop: list[str]) -> str:
     """The definition, character by character: no half character at the end, cut before the first complete stop."""
-    if data[-2:-1] == b"\xed" and data[-1] >= 0xA0:  # would be half of a surrogate: the codec waits for its third byte
+    if (
+        data[-2:-1] == b"\xed" and 0xA0 <= data[-1] <= 0xBF
+    ):  # would be half of a surrogate: the codec waits for its third byte
         data = data[:-2]
     text = data.decode("utf-8", "replace")
     for cut in range(1, 4):  # an unfinished character at the very end shows as one U+FFFD: it is left out

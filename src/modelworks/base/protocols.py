@@ -34,8 +34,9 @@ class Output:
     """What a model returns.
 
     `hidden` [B, T, D]; `logits` [B, T, V], in the model's number format, when no labels were given; else `losses`
-    float32 [B, T]: cross-entropies in nats at each position, 0 where the label is ignored (-100). A head for classes has [B, C]
-    and [B]; a model without a head neither. `pooled` [B, D]: one vector a row, where the family has one.
+    float32 [B, T]: cross-entropies in nats at each position, 0 where the label is ignored (-100). A head for
+    classes has [B, C] and [B]; a model without a head neither. `pooled` [B, D]: one vector a row, where the
+    family has one.
     `balance`: the load-balance loss of a mixture of experts, a scalar to be scaled and added by the objective.
     """
 
