@@ -142,16 +142,12 @@ def read(
             for name in stored.names():
                 if name not in parts:
                     whole = shelf.read(found[name])
+                    if weights[ours].is_floating_point():
+                        _check_kind(whole, name, folder)
                     parts = {name: stored.cut.split(whole) if stored.cut else [whole]}
                 piece = parts[name][stored.part]
                 pieces.append(piece.transpose(-1, -2) if stored.transpose else piece)
             tensor = torch.stack(pieces) if stored.stack else pieces[0].contiguous()
-            if weights[ours].is_floating_point() and tensor.dtype not in FLOATS:
-                kind = str(tensor.dtype).removeprefix("torch.")
-                raise UserError(
-                    f"{folder}: the tensor '{stored.names()[0]}' is stored in {kind}; weights are float32, bfloat16, "
-                    "float16 or float64 here."
-                )
             fresh[id(weights[ours])] = tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
@@ -253,6 +249,15 @@ def _check_shapes(shelf, found, names, weights, folder: Path) -> None:  # type: 
                 f"{folder}: the tensor '{name}' has shape {have} and config.json asks for {want}; "
                 "the weights and config.json do not belong together."
             )
+
+
+def _check_kind(tensor: Tensor, name: str, folder: Path) -> None:
+    """Raises UserError for weights that are stored as whole numbers, or in eight bits without a scale."""
+    if tensor.dtype not in FLOATS:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise UserError(
+            f"{folder}: the tensor '{name}' is stored in {kind}; weights are float32, bfloat16, float16 or float64 here."
+        )
 
 
 def _check_extra(shelf: _Shelf, found: Mapping[str, str], family: ModuleType, config: Settings, folder: Path) -> None:
