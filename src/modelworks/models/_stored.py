@@ -172,10 +172,15 @@ def n_labels(settings: dict[str, Any]) -> int:
 
 
 def rope(settings: dict[str, Any]) -> dict[str, Any]:
-    """What a config says of rotary positions, in either spelling: always has 'rope_type' and 'rope_theta'."""
-    found = (settings.get("rope_parameters") or {}) | (settings.get("rope_scaling") or {})
+    """What a config says of rotary positions, in either spelling: always has 'rope_type' and 'rope_theta'.
+
+    The older spelling (`rope_scaling`, with `rope_theta` beside it) wins where both are given, as in `transformers`:
+    it is what users add by hand to stretch a model.
+    """
+    new = settings.get("rope_parameters") or {}
+    found = dict(settings.get("rope_scaling") or new)
     kind = found.pop("type", "default")
-    theta = settings.get("rope_theta", 10_000.0)
+    theta = settings.get("rope_theta", new.get("rope_theta", 10_000.0))
     return {"rope_type": kind, "rope_theta": theta} | found
 
 
