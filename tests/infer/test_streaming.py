@@ -12,18 +12,17 @@ from modelworks.infer.streaming import TextStream, text_of
 
 def expected(data: bytes, stop: list[str]) -> str:
     """The definition, character by character: no half character at the end, cut before the first complete stop."""
-    if (
-        data[-2:-1] == b"\xed" and 0xA0 <= data[-1] <= 0xBF
-    ):  # would be half of a surrogate: the codec waits for its third byte
-        data = data[:-2]
     text = data.decode("utf-8", "replace")
-    for cut in range(1, 4):  # an unfinished character at the very end shows as one U+FFFD: it is left out
-        try:
-            data[len(data) - cut :].decode()
-        except UnicodeDecodeError as error:
-            if error.reason == "unexpected end of data" and error.start == 0 and len(data) >= cut:
-                text = data[: len(data) - cut].decode("utf-8", "replace")
-                break
+    if data[-2:-1] == b"\xed" and 0xA0 <= data[-1] <= 0xBF:  # half a surrogate: the codec waits for its third byte
+        text = data[:-2].decode("utf-8", "replace")
+    else:
+        for cut in range(1, 4):  # an unfinished character at the very end shows as one U+FFFD: it is left out
+            try:
+                data[len(data) - cut :].decode()
+            except UnicodeDecodeError as error:
+                if error.reason == "unexpected end of data" and error.start == 0 and len(data) >= cut:
+                    text = data[: len(data) - cut].decode("utf-8", "replace")
+                    break
     for end in range(1, len(text) + 1):
         starts = [end - len(s) for s in stop if text[:end].endswith(s)]
         if starts:
