@@ -46,8 +46,8 @@ class Transformer(nn.Module):
         has float32 `losses` [B, T] and no logits, and the full logits never exist. Otherwise it has
         `logits` [B, T, V] in the model's number format, or [B, 1, V] with `last_only`: of the last position, or
         of the last that is no padding where `documents` are given. (A head for classes has [B] and [B, C]; without
-        a head there are neither.) `cache`: the tokens come after those cached, and are added. `memory` is what cross-attention
-        reads. Where a router balances experts, `balance` is its loss, a mean over layers.
+        a head there are neither.) `cache`: the tokens come after those cached, and are added. `memory` is what
+        cross-attention reads. Where a router balances experts, `balance` is its loss, a mean over layers.
 
         Raises UserError when the tokens outgrow the cache or the model's table of positions.
         """
