@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from modelworks.hub import presets
 from modelworks.models import gpt2, qwen3
 from modelworks.nn import arithmetic
 
 
-@pytest.mark.parametrize("family", [qwen3, gpt2])
-def test_forward_flops_are_what_torch_counts(family) -> None:
-    config = next(iter(family.PRESETS.values())).model_copy(update={"dropout": 0.0})
+@pytest.mark.parametrize(
+    "preset",
+    ["qwen3-nano", "gpt2-nano", "llama-nano", "mistral-nano", "gpt3-nano", "bert-nano", "modernbert-nano", "bart-nano",
+     "t5-nano"],
+)  # fmt: skip
+def test_forward_flops_are_what_torch_counts(preset: str) -> None:
+    family, config = fresh(preset)
+    shape = family.shape(config)
     with torch.device("meta"):
         model, tokens = family.build(config), torch.zeros(2, 64, dtype=torch.long)
+        beside = {"inputs": tokens} if shape.cross_attention else {}
         with FlopCounterMode(display=False) as counter:
-            model(tokens)
-    want = arithmetic.forward_flops(family.shape(config), 64, causal=False) * 2 * 64
-    assert counter.get_total_flops() == want
+            model(tokens, **beside)
+    assert counter.get_total_flops() == arithmetic.forward_flops(shape, 64, causal=False) * 2 * 64
+
+
+def fresh(preset: str) -> tuple[Any, Any]:
+    """A preset's family and its settings without dropout."""
+    family, config = presets.preset(preset)
+    settings = {"dropout": 0.0} if hasattr(config, "dropout") else {}
+    return presets.family_module(family), config.model_copy(update=settings)
+
+
+@pytest.mark.parametrize("window", [0, 1, 5, 40, 64, 100])
+@pytest.mark.parametrize("causal", [True, False])
+def test_what_is_seen_is_what_the_mask_shows(window: int, causal: bool) -> None:
+    from modelworks.nn.layout import Layout
+    from modelworks.nn.masks import Bidirectional, Causal
+
+    shape = arithmetic.Shape(
+        vocab_size=9, d_model=8, n_layers=2, n_heads=1, n_kv_heads=1, d_head=8, d_ff=8, feedforward_matrices=2,
+        tied=True, vectors_per_layer=0, other_vectors=0, causal=causal,
+        windows=(window, 0) if causal else (2 * (window // 2) + 1 if window else 0, 0),
+    )  # fmt: skip
+    counted = 0
+    for width in (window, 0):
+        tokens = torch.zeros(1, 64, dtype=torch.long)
+        kind = Causal(width or None) if causal else Bidirectional(width // 2 if width else None)
+        mask = kind.square(Layout(tokens, documents=torch.ones_like(tokens)), torch.float32)
+        counted += int((mask == 0).sum())
+    assert arithmetic.seen(shape, 64) * 64 == pytest.approx(counted)
 
 
 def test_training_is_three_forward_passes() -> None:
@@ -64,6 +99,24 @@ def held_for_the_backward_pass(model: torch.nn.Module, tokens: torch.Tensor, bfl
     with hooks, torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         model(tokens, labels=tokens)
     return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in weights)
+
+
+@pytest.mark.parametrize(
+    "preset", ["llama-nano", "mistral-nano", "gpt3-nano", "bert-nano", "modernbert-nano", "mixtral-nano"]
+)
+def test_activations_of_other_families_are_what_autograd_keeps(preset: str) -> None:
+    family, config = fresh(preset)
+    held = held_for_the_backward_pass(family.build(config), torch.randint(4, 100, (2, 128)), True)
+    assert arithmetic.activations(family.shape(config), 128, 2, 2) == pytest.approx(held, rel=0.1)
+
+
+def test_an_encoder_has_no_cache_and_a_window_rolls() -> None:
+    family, config = fresh("mistral-nano")
+    shape = family.shape(config)
+    window = shape.windows[0]
+    assert arithmetic.kv_bytes(shape, 4 * window, rolling=True) * 4 == arithmetic.kv_bytes(shape, 4 * window)
+    family, config = fresh("bert-nano")
+    assert arithmetic.kv_bytes(family.shape(config), 128) == 0
 
 
 @pytest.mark.parametrize("bfloat16", [True, False])

@@ -90,14 +90,15 @@ def seen(shape: Shape, seq: int) -> float:
     in all: w - h (h + 1) / seq.
     """
     windows = shape.windows or (0,) * shape.n_layers
-    return sum(_seen(min(window, seq) if window else seq, seq, shape.causal) for window in windows)
+    return sum(_seen(window or 2 * seq, seq, shape.causal) for window in windows)
 
 
 def _seen(window: int, seq: int, causal: bool) -> float:
     if causal:
-        return window - window * (window - 1) / (2 * seq)
-    half = (window - 1) // 2
-    return seq if window >= seq else window - half * (half + 1) / seq
+        near = min(window, seq)
+        return near - near * (near - 1) / (2 * seq)
+    half = min((window - 1) // 2, seq - 1)
+    return 2 * half + 1 - half * (half + 1) / seq
 
 
 def forward_flops(shape: Shape, seq: int, causal: bool | None = None) -> float:
@@ -186,14 +187,15 @@ def activations(shape: Shape, seq: int, rows: int, width: int = 2, dropout: floa
     Per token and layer: the float32 residual stream before both norms; the inputs of all matrices; queries, keys,
     values and their mixture (queries and keys twice where they have norms); what stands between the feed-forward
     matrices; what attention keeps. Once: the head's exponentials while they are small, and copies of the matrices
-    where they are converted to a narrower format.
+    where they are converted to a narrower format (experts are converted anew each time).
     """
     tokens = seq * rows
     head = width * shape.vocab_size * tokens
     kept: float = head if head <= CrossEntropy.KEEP else 0
     kept += tokens * (shape.n_layers * _kept_per_token(shape, seq, width, dropout) + (4 + width) * shape.d_model)
     if width < 4:
-        kept += width * (shape.n_layers * layer_matrices(shape) + shape.vocab_size * shape.d_model)
+        matrices = attention_matrices(shape) if shape.n_experts else layer_matrices(shape)
+        kept += width * (shape.n_layers * matrices + shape.vocab_size * shape.d_model)
     return round(kept) + sum(activations(other, seq, rows, width, dropout) for other in shape.also)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from modelworks.base.errors import UserError
+from modelworks.hub import presets
 from modelworks.recipes.planning import command, present
 
 from .test_here import machine
@@ -52,6 +53,14 @@ def test_generating() -> None:
     assert narrow["tokens_a_second"] > 2 * small["tokens_a_second"]
     assert made(preset="qwen3-32b", gpu="rtx-4090", context=4096)["devices_needed"] == 4
     assert made(preset="qwen3-0.6b", batch=2, context=512)["device"] == "cpu"
+
+
+def test_an_encoder_reads_and_writes_nothing() -> None:
+    names = [name for name in ("bert-base-uncased", "modernbert-base") if name in presets.presets()]
+    for name in names:
+        plan = made(preset=name, gpu="l4", batch=32, context=512)
+        assert plan["kind"] == "reading" and plan["texts_a_second"] == pytest.approx(32 / plan["seconds"])
+        assert plan["bound"] == "products" and "cache" not in plan["memory"]
 
 
 def test_fine_tuning() -> None:

@@ -74,7 +74,10 @@ def _number(word: str | None, option: str, otherwise: float) -> float:
 
 
 def _length(o: Options, config: Any) -> int:
+    """Tokens in a row: what was asked, else what the model is made for, up to 8192 on devices and 1024 here."""
     known = int(getattr(config, "max_len", 1024))
+    if hasattr(config, "image_size") and hasattr(config, "patch_size"):
+        known = (config.image_size // config.patch_size) ** 2 + 1  # patches, and the place that is read out
     return o.max_len or min(known, 8192 if o.gpu != hardware.HERE else 1024)
 
 
@@ -163,6 +166,8 @@ def _generating(o: Options, shape: Shape, config: Any) -> dict[str, Any]:
     device = cpu.device() if o.gpu == hardware.HERE else hardware.find(o.gpu, o.price)
     made = inference.serve(shape, device, batch, context, quant, o.gpus)
     least = inference.fewest(shape, device, batch, context, quant) if device.node > 1 else made
+    if not shape.causal:
+        return _reading(o, device, made if made.fits or o.gpus > 1 else least, batch, context, quant)
     shown = made if made.fits or o.gpus > 1 else least
     rate = batch / shown.decode
     return {
@@ -182,17 +187,38 @@ def _generating(o: Options, shape: Shape, config: Any) -> dict[str, Any]:
         "token_bound": shown.decode_bound,
         "tokens_a_second": rate,
         "dollars_a_million_tokens": device.price * shown.devices / 3600 / rate * 1e6,
-    } | _listed(
-        [
-            *hardware.assumptions(device),
-            ("weights", "matrices of the blocks in the format of --quant, tables in 2 bytes; group scales counted",
-             "groups of 128, GPTQ and AWQ"),
-            ("cache", "2 bytes a number; layers with a window keep the window", "vLLM"),
-            ("time", "products or reading, whichever is longer", "roofline, Williams et al. 2009"),
-            ("memory bandwidth reached", f"{inference.MEMORY_REACH:.0%} of the stated", "a round guess"),
-            ("devices", "tensor parallel, two messages a block of 10 us at least", "a round guess"),
-        ]
-    )  # fmt: skip
+    } | _listed(_generating_assumptions(device))
+
+
+def _reading(
+    o: Options, device: hardware.Device, shown: inference.Serving, batch: int, context: int, quant: str
+) -> dict[str, Any]:
+    """An encoder: texts are read and nothing is written."""
+    return {
+        "kind": "reading",
+        "device": device.name,
+        "devices": shown.devices,
+        "batch": batch,
+        "context": context,
+        "quant": quant,
+        "memory": {"weights": shown.weights, "reserved": shown.reserved, "total": shown.weights + shown.reserved},
+        "fits": shown.fits,
+        "seconds": shown.prefill,
+        "bound": shown.prefill_bound,
+        "texts_a_second": batch / shown.prefill,
+    } | _listed(_generating_assumptions(device))
+
+
+def _generating_assumptions(device: hardware.Device) -> list[tuple[str, str, str]]:
+    return [
+        *hardware.assumptions(device),
+        ("weights", "matrices of the blocks in the format of --quant, tables in 2 bytes; group scales counted",
+         "groups of 128, GPTQ and AWQ"),
+        ("cache", "2 bytes a number; layers with a window keep the window", "vLLM"),
+        ("time", "products or reading, whichever is longer", "roofline, Williams et al. 2009"),
+        ("memory bandwidth reached", f"{inference.MEMORY_REACH:.0%} of the stated", "a round guess"),
+        ("devices", "tensor parallel, two messages a block of 10 us at least", "a round guess"),
+    ]  # fmt: skip
 
 
 def _budget(o: Options) -> dict[str, Any]:

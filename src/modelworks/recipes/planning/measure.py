@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...base.config import build
 from ...base.device import has_fast_bfloat16, peak_memory, set_threads
 from ...data.loader import Documents, Loader
 from ...data.tokens import TokenData
@@ -138,7 +139,7 @@ def head(dtype: torch.dtype) -> float:
 def adamw() -> float:
     """Seconds a parameter: gradient made, its norm, the update."""
     table = nn.Embedding(8192, 512)
-    optimizer = Optimizer(nn.ModuleDict({"stem": table}), TrainSettings(steps=1))
+    optimizer = Optimizer(nn.ModuleDict({"stem": table}), build(TrainSettings, {"steps": 1}, "measure"))
 
     def work() -> None:
         table.weight.grad = torch.zeros_like(table.weight)
@@ -171,7 +172,8 @@ def process(steps: int = 2) -> int:
     data = TokenData.of([draw.integers(64, size=16).tolist() for _ in range(8)])
     objective = CausalLM(Loader(Documents(data, 0, 16), 2, 16, 1), None)
     for dtype in ("float32", "bfloat16"):
-        settings = TrainSettings(steps=steps, rows=2, dtype=dtype, track=[], save_every=1e9)  # type: ignore[arg-type]
+        asked: dict[str, Any] = {"steps": steps, "rows": 2, "dtype": dtype, "track": [], "save_every": 1e9}
+        settings = build(TrainSettings, asked, "measure")
         with tempfile.TemporaryDirectory() as folder:
             train(start(qwen3.build(config), objective, settings, Path(folder), log=lambda text: None))
     return peak_memory()

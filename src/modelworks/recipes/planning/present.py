@@ -18,7 +18,7 @@ def text(plan: dict[str, Any]) -> str:
     """The plan as lines."""
     blocks = {
         "training": _training, "training here": _here, "fine-tuning": _tuning, "generating": _generating,
-        "budget": _budget, "law": _law,
+        "reading": _reading, "budget": _budget, "law": _law,
     }[plan["kind"]](plan)  # fmt: skip
     if "preset" in plan:
         blocks.insert(0, _facts(plan))
@@ -166,6 +166,18 @@ def _generating(plan: dict[str, Any]) -> list[str]:
     title = f"{plan['batch']} texts of {plan['context']:,} tokens, quant {plan['quant']}"
     where = f"bytes on each of {plan['devices']} {plan['device']}{fits}"
     return [f"{title}: {where}\n" + _memory(plan["memory"]), "speed\n" + table(["", ""], rows)]
+
+
+def _reading(plan: dict[str, Any]) -> list[str]:
+    rows = [
+        [
+            f"{plan['batch']} texts of {plan['context']:,} tokens in",
+            f"{time(plan['seconds'])}, bound by {plan['bound']}",
+        ],
+        ["texts a second", f"{plan['texts_a_second']:,.4g}"],
+    ]
+    title = f"quant {plan['quant']}: bytes on each of {plan['devices']} {plan['device']}"
+    return [f"{title}\n" + _memory(plan["memory"]), "speed\n" + table(["", ""], rows)]
 
 
 def _budget(plan: dict[str, Any]) -> list[str]:
