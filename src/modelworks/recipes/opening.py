@@ -11,17 +11,18 @@ import torch
 from ..adapters import _attached, _folder
 from ..base import files
 from ..hub import directory
+from ..quant.stored import packing_from
 
 
 def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None) -> directory.Loaded:
-    """`hub.directory.load`, for adapters too: the base with the adapter in use, under its folder's name.
+    """`hub.directory.load`, for quantised models and adapters too: the base with the adapter, under its folder's name.
 
     The tokenizer and the facts are the adapter's where its folder has them. Raises what the two raise.
     """
     folder = Path(name)
     if not _folder.is_adapter(folder):
-        return directory.load(name, device=device, dtype=dtype)
-    opened = directory.load(_folder.base_of(folder), device=device, dtype=dtype)
+        return directory.load(name, device=device, dtype=dtype, unpack=packing_from)
+    opened = directory.load(_folder.base_of(folder), device=device, dtype=dtype, unpack=packing_from)
     put_on(opened, folder)
     return opened
 
@@ -40,8 +41,15 @@ def put_on(opened: directory.Loaded, folder: str | Path, learn: bool = False) ->
 def plain(
     name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = None
 ) -> directory.Loaded:
-    """The same as one model, an adapter merged into its weights. Raises UserError for a kind that cannot be merged."""
-    opened = load(name, device=device, dtype=None)
+    """The same as one float model, an adapter merged into its weights.
+
+    Raises UserError for a kind that cannot be merged, and for a quantised model.
+    """
+    folder = Path(name)
+    adapter = _folder.is_adapter(folder)
+    opened = directory.load(_folder.base_of(folder) if adapter else name, device=device, dtype=None)
+    if adapter:
+        put_on(opened, folder)
     for adapter in _attached.names(opened.model):
         _attached.absorb(opened.model, adapter)
     opened.model.to(dtype=dtype)

@@ -94,7 +94,7 @@ def chosen(context: SuiteContext, split: str, limit: int) -> list[corpus.Documen
 def document_nats(model: nn.Module, ids: Sequence[Sequence[int]], eos: int, max_len: int, rows: int) -> np.ndarray:
     """Nats of each document with its end mark, float64 [documents]."""
     device = next(model.parameters()).device
-    pieces = sorted(_windows(ids, eos, max_len), key=lambda piece: (-len(piece[1]), piece[0]))
+    pieces = sorted(windows(ids, eos, max_len), key=lambda piece: (-len(piece[1]), piece[0]))
     nats = np.zeros(len(ids))
     training = model.training
     model.eval()
@@ -117,7 +117,7 @@ def document_nats(model: nn.Module, ids: Sequence[Sequence[int]], eos: int, max_
     return nats
 
 
-def _windows(ids: Sequence[Sequence[int]], eos: int, max_len: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+def windows(ids: Sequence[Sequence[int]], eos: int, max_len: int) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """(document, tokens, labels): windows of up to `max_len` that move by half and score each token once."""
     step = max(1, max_len // 2)
     for number, document in enumerate(ids):

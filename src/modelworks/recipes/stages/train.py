@@ -25,6 +25,7 @@ from ...base.protocols import Context, Objective
 from ...data import tokens
 from ...data.tokenizer import Tokenizer
 from ...hub import directory, presets
+from ...quant.stored import packing_from
 from ...train.loop import train
 from ...train.run import start
 from ...train.settings import TrainSettings
@@ -174,7 +175,9 @@ def _base(job: Job) -> Path | str:
 def _model(config: Config, job: Job) -> directory.Loaded:
     """The model to start from: an opened one, or a fresh one with the tokenizer that was named."""
     if "model" in job.inputs:
-        opened = directory.load(_base(job))
+        # only an adapter can learn on a quantised model
+        around = config.own.adapter is not None or _folder.is_adapter(job.input("model"))
+        opened = directory.load(_base(job), unpack=packing_from if around else None)
         if opened.tokenizer is None:
             raise UserError(f"{job.input('model')}: has no tokenizer.json; put the model's tokenizer beside it.")
         return opened
