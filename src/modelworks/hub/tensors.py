@@ -256,7 +256,7 @@ def _check_kind(tensor: Tensor, name: str, folder: Path) -> None:
     if tensor.dtype not in FLOATS:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise UserError(
-            f"{folder}: the tensor '{name}' is stored in {kind}; weights are float32, bfloat16, float16 or float64 here."
+            f"{folder}: the tensor '{name}' is stored in {kind}; weights are float32, bfloat16, float16 or float64."
         )
 
 
