@@ -96,6 +96,18 @@ def build() -> str:
     out.append(
         f"\nIn all {hundreds(sorted(PACKAGE.rglob('*.py')))} lines of Python. A sub-package counts in its parent.\n"
     )
+    return "".join(out) + families()
+
+
+def families() -> str:
+    """What a family costs: its own lines, rounded up to tens, and those of the shapes that several share."""
+    out = ["\n## Families\n\n| family | what it is | lines |\n|---|---|---:|\n"]
+    files = sorted((PACKAGE / "models").glob("*.py"))
+    for file in [f for f in files if f.stem[0] != "_"] + [
+        f for f in files if f.stem[0] == "_" and f.stem != "__init__"
+    ]:
+        count = math.ceil(lines([file]) / 10) * 10
+        out.append(f"| `{file.stem}` | {first_line(file)} | {count} |\n")
     return "".join(out)
 
 
