@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     torch.set_num_threads(options.threads)
     if options.memory:
         print(json.dumps(memory(options.memory, options.folder, options.rows, options.seq)))

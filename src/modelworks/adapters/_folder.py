@@ -19,6 +19,10 @@ from torch import nn
 from ..base import files, folders
 from ..base.config import Settings
 from ..base.errors import UserError, nearest
+from ..nn.attention import Attention
+from ..nn.encoder_decoder import EncoderDecoder
+from ..nn.stems import Tokens
+from ..nn.transformer import Transformer
 from . import _attached, _peft
 from ._attached import ADAPTERS, Adapters
 from ._peft import CONFIG, WEIGHTS
@@ -59,7 +63,7 @@ def save(
         tensors = {key: t.detach().cpu().contiguous().clone() for key, t in module.tensors(built).items()}
     told = {
         "peft_type": module.PEFT_TYPE,
-        "task_type": _task(host.config),
+        "task_type": _task(host),
         "base_model_name_or_path": None if base is None else _named(base),
         "inference_mode": True,
         **module.to_peft(host, attached.settings, built),
@@ -92,9 +96,14 @@ def _named(base: str | Path) -> str:
     return str(Path(base).resolve()) if Path(base).is_dir() else str(base)
 
 
-def _task(config: Settings) -> str | None:
-    head = getattr(config, "head", None)
-    return {"language": "CAUSAL_LM", "classes": "SEQ_CLS"}.get(head)  # type: ignore[arg-type]
+def _task(host: Host) -> str | None:
+    """PEFT's name of the task, which decides how its wrapper is called; none where a plain call is right."""
+    if getattr(host.config, "head", None) != "language":
+        return None
+    if isinstance(host.model, EncoderDecoder):
+        return "SEQ_2_SEQ_LM" if isinstance(host.model.encoder.stem, Tokens) else None
+    causal = [module.mask.causal for _, module in host.modules() if isinstance(module, Attention)]
+    return "CAUSAL_LM" if isinstance(host.model, Transformer) and all(causal) else None
 
 
 def _card(name: str, kind: str, base: str | Path | None, count: int) -> str:

@@ -93,7 +93,7 @@ class Host:
     def module(self, path: str) -> nn.Module:
         """The base's own module of that name, whatever was wrapped around it. Raises AttributeError."""
         found = self.model
-        for part in path.split("."):
+        for part in path.split(".") if path else ():
             found = _bare(getattr(found, part))
         return found
 
