@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..base import files
 from ..base.errors import FailureError, UserError
+from ..nn.experts import Experts
 from ..nn.heads import Headless
 from ..nn.position import Rotary
 from ..nn.stems import Patches, Tokens, TypedTokens
@@ -78,6 +79,11 @@ def called(model: nn.Module) -> Texts:
     stem = getattr(model, "stem", None)
     if not isinstance(model, Transformer) or not isinstance(stem, Tokens | Patches):
         raise UserError("ONNX export carries models that read tokens or images alone; export this one with --to hf.")
+    if any(isinstance(part, Experts) for part in model.modules()):
+        raise UserError(
+            "ONNX export does not carry mixtures of experts: how many tokens each gets is known only when it runs; "
+            "export this model with --to hf."
+        )
     if isinstance(stem, Patches):
         return Images(model).eval()
     typed = isinstance(stem, TypedTokens) and len(stem.types.weight) > 1

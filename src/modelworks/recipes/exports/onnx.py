@@ -9,7 +9,8 @@ import torch
 
 from ...base.errors import FailureError
 from ...base.log import say
-from ...hub import directory, onnx
+from ...hub import onnx
+from .. import opening
 
 if TYPE_CHECKING:
     from ..stages.export import Config
@@ -25,7 +26,7 @@ LIMIT = 1e-4
 
 def write(source: Path, folder: Path, config: Config) -> dict[str, Any]:
     """Write `model.onnx` and the tokenizer, run both models on batches of several sizes and compare."""
-    opened = directory.load(source, dtype=torch.float32)
+    opened = opening.plain(source, dtype=torch.float32)
     onnx.package("onnxruntime")
     path, longest = folder / onnx.FILE, int(getattr(opened.config, "max_len", 0))
     names = onnx.write(path, opened.model, longest)
