@@ -112,10 +112,15 @@ def assemble(
     make_block: Callable[[int], nn.Module],
     norm: nn.Module,
     *,
-    scale: float = 1.0,
+    stem: Callable[[nn.Embedding, float], nn.Module] = Tokens,
     head: Callable[[nn.Linear], nn.Module] = LanguageHead,
+    writers: float = 0.0,
 ) -> Transformer:
-    """The model with fresh weights, on torch's current device; `scale` multiplies the embeddings."""
+    """The model with fresh weights, on torch's current device.
+
+    `stem` is given the embedding and a dropout, `head` the projection; `writers` is the standard deviation of the
+    matrices that write to the residual stream.
+    """
     c = config
     embedding = nn.Embedding(c.vocab_size, c.d_model)
     reads: nn.Module = Headless()
@@ -127,8 +132,8 @@ def assemble(
             projection.weight = embedding.weight
         reads = head(projection)
     stack = Stack([make_block(layer) for layer in range(c.n_layers)], norm)
-    model = Transformer(Tokens(embedding, c.dropout, scale), stack, reads)
-    initialise(model, c.init_std, writers=0.0)
+    model = Transformer(stem(embedding, c.dropout), stack, reads)
+    initialise(model, c.init_std, writers)
     return model
 
 

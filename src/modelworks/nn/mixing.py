@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,3 +42,44 @@ class Softmax(nn.Module):
 
 def _suits_blocks(queries: Tensor) -> bool:
     return queries.device.type == "cpu" and 1 < queries.shape[2] <= LONGEST
+
+
+class Scored(nn.Module):
+    """Attention whose scores a family treats in its own way: `shares` of a subclass turns them into weights.
+
+    Keys of a group are not copied for its heads. `scale` is D ** -0.5 unless given; `dropout` of the shares, in
+    training only. Long texts go a block of queries at a time (`SCORES` of them), so that the square never exists.
+    """
+
+    SCORES = 1 << 25
+
+    def __init__(self, scale: float | None = None, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.scale, self.dropout = scale, dropout
+
+    def shares(self, scores: Tensor, seen: Tensor | None) -> Tensor:
+        """Scores [B, H, T, S] and the additive mask -> weights of the values, [B, H, T, S]."""
+        raise NotImplementedError
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Any, layout: Layout) -> Tensor:
+        """[B, H, T, D], [B, K, S, D] twice -> [B, H, T, D]."""
+        seen, is_causal = mask(layout, queries.dtype)
+        if is_causal:
+            seen = mask.square(layout, queries.dtype)
+        queries = queries * (queries.shape[-1] ** -0.5 if self.scale is None else self.scale)
+        size = max(1, self.SCORES // (queries.shape[0] * queries.shape[1] * keys.shape[2]))
+        if queries.shape[2] <= size:
+            return self._mix(queries, keys, values, seen)
+        parts = []
+        for start in range(0, queries.shape[2], size):
+            here = slice(start, start + size)
+            parts.append(self._mix(queries[:, :, here], keys, values, None if seen is None else seen[..., here, :]))
+        return torch.cat(parts, 2)
+
+    def _mix(self, queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor | None) -> Tensor:
+        grouped = queries.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)  # [B, K, G T, D]
+        scores = torch.matmul(grouped, keys.transpose(2, 3))
+        shares = self.shares(scores.view(*queries.shape[:3], -1), seen).to(values.dtype)
+        if self.dropout and self.training:
+            shares = F.dropout(shares, self.dropout)
+        return torch.matmul(shares.view(scores.shape), values).view(*queries.shape[:3], -1)
