@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from modelworks.base.errors import UserError
 from modelworks.models import _rope, llama, phi3, qwen2
 from modelworks.models._rope import Linear, Llama3, Yarn
 from modelworks.models.phi3 import LongRope, LongRotary
+from modelworks.nn.cache import KVCache
 from modelworks.nn.layout import Layout
 from modelworks.nn.position import Rotary
 
@@ -86,6 +86,12 @@ def test_longrope_is_theirs(factor: float | None, theirs: Any) -> None:
     agree(position.long, *theirs(settings, 96, seq=4097))
 
 
+def cache(room: int, *reach: int) -> KVCache:
+    made = KVCache(1, 2, 1, room, 2)
+    made.reach = list(reach) or None
+    return made
+
+
 def test_the_length_of_a_text_chooses_its_factors() -> None:
     """One long document among short ones, padding, explicit positions and the room of a cache."""
     slow, fast = Rotary(torch.tensor([0.5], dtype=torch.float64)), Rotary(torch.tensor([1.0], dtype=torch.float64))
@@ -99,8 +105,12 @@ def test_the_length_of_a_text_chooses_its_factors() -> None:
     documents = torch.tensor([[1, 1, 2, 2, 2, 2], [3, 3, 3, 0, 0, 0]])
     assert chosen(documents=documents).tolist() == [[False] * 2 + [True] * 4, [False] * 6]
     assert chosen(documents=documents[:, :3]) is False
-    room = lambda size: SimpleNamespace(begin=lambda seq: None, longest=0, ragged=False, max_len=size)  # noqa: E731
-    assert chosen(seq=2, cache=room(3)) is False and chosen(seq=2, cache=room(4)) is True
+    assert chosen(seq=2, cache=cache(3)) is False and chosen(seq=2, cache=cache(4)) is True
+    assert chosen(seq=2, cache=cache(9, 2, 3)) is False and chosen(seq=2, cache=cache(9, 4, 5)) is True
+    mixed = cache(9, 3, 4)
+    assert chosen(seq=2, cache=mixed).tolist() == [[False], [True]]
+    mixed.rows(torch.tensor([1, 1]))
+    assert chosen(seq=2, cache=mixed) is True
     x = torch.randn(2, 6, 1, 2, generator=torch.Generator().manual_seed(0))
     layout = Layout(documents, documents=documents)
     turned = both(x, layout)

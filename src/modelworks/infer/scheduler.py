@@ -149,6 +149,7 @@ class Scheduler:
         room = self._cache.max_len if self._cache else 0
         room = max(room, min(-(-(longest + 1) // ROOM) * ROOM, self.max_len))
         cache = self.model.new_cache(len(new), room)
+        cache.reach = [len(g.prompt) + g.limit for g in new]
         with self._adapters(new):
             output = self.model(tokens, cache=cache, last_only=True)
         logits = output.logits
@@ -181,6 +182,7 @@ class Scheduler:
             lengths = torch.cat((self._cache.lengths, cache.lengths))
             self._cache.keys = [torch.cat(pair) for pair in zip(self._cache.keys, cache.keys, strict=True)]
             self._cache.values = [torch.cat(pair) for pair in zip(self._cache.values, cache.values, strict=True)]
+            self._cache.reach = (self._cache.reach or []) + (cache.reach or [])
             self._cache.truncate(lengths)
             last = torch.cat((self._last, last))
             cache = self._cache

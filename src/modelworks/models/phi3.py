@@ -57,9 +57,9 @@ class LongRotary(nn.Module):
     """Rotary positions with two sets of frequencies: one for texts of up to `original` tokens, one for longer ones.
 
     A text's own length decides (that of its document where several share a row, or the batch's last position where
-    positions are given). With a cache its room decides instead, for the whole life of the cache: keys that are
-    cached stay as they are when the text grows past `original`. (vLLM decides by the longest text it may serve;
-    `transformers` throws the cache away when that point is passed and works everything out again.)
+    positions are given). With a cache it is what the text may grow to, known from the start (the cache's `reach` of
+    each row, else its room): keys that are cached must stay as they are when the text passes `original`. (vLLM goes
+    by the longest text that it may serve; `transformers` throws the cache away at that point and starts again.)
     """
 
     def __init__(self, short: Rotary, long: Rotary, original: int) -> None:
@@ -73,9 +73,11 @@ class LongRotary(nn.Module):
         return torch.where(longer[..., None, None], self.long(x, layout), self.short(x, layout))
 
     def _longer(self, layout: Layout) -> bool | Tensor:
-        """Whether the text is long, or bool [B, T] where documents of both kinds may share the batch."""
+        """Whether the text is long, or bool [B, T] or [B, 1] where texts of both kinds may share the batch."""
         if layout.cache is not None:
-            return layout.cache.max_len > self.original
+            reach = layout.cache.reach or [layout.cache.max_len]
+            longer = [length > self.original for length in reach]
+            return longer[0] if len(set(longer)) == 1 else torch.tensor(longer, device=layout.device)[:, None]
         if layout.documents is None or layout.end <= self.original:
             return layout.end > self.original
         starts = torch.ones_like(layout.documents)

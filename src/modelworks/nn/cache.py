@@ -13,7 +13,8 @@ class KVCache:
 
     Ragged prompts: pad them on the right, run them, then `truncate` to the real lengths; what lies behind a
     row's length is never seen and is written over. `lengths` [B] is int64; the host's copy of what matters
-    (`longest`, `ragged`) spares a device synchronisation a token.
+    (`longest`, `ragged`) spares a device synchronisation a token. `reach` says how long each row will become at
+    most, where somebody knows; a row may fill the room where it is None (LongRoPE's frequencies depend on it).
     """
 
     def __init__(
@@ -32,6 +33,7 @@ class KVCache:
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
         self.max_len = max_len
         self.longest, self.ragged = 0, False
+        self.reach: list[int] | None = None
         self._slots: Tensor | None = None
         self._rows: Tensor | None = None
 
@@ -77,6 +79,8 @@ class KVCache:
         """Keep the rows of `index` [N] (int64, any order, repeats allowed) and drop the others."""
         self.keys = [keys[index] for keys in self.keys]
         self.values = [values[index] for values in self.values]
+        if self.reach is not None:
+            self.reach = [self.reach[row] for row in index.tolist()]
         self._set(self.lengths[index])
 
     def _set(self, lengths: Tensor) -> None:
