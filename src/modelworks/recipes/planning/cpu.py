@@ -44,7 +44,7 @@ def training(shape: Shape, seq: int, rows: int, tokens: float, dtype: str | None
         "assumptions": [
             {"what": what, "value": value, "source": source} for what, value, source in (
                 ("rates", f"products, attention, blocks, head and optimiser on {machine.facts['threads']} threads",
-                 "measured here once, remembered"),
+                 "measured here once" + (", while other work slowed it down" if machine.facts.get("busy") else "")),
                 ("memory", f"{memory_bytes() / 1e9:.1f} GB; float32 weights, Muon and AdamW as modelworks train does",
                  "what our parts keep, nn/arithmetic.py; trial steps keep a copy of the weights"),
                 ("evaluation and checkpoints", "not counted", "their settings decide"),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -216,17 +217,22 @@ HOLES = 0.05
 
 
 def machine() -> Machine:
-    """This machine's constants: measured once in a process of its own, then remembered. Raises FailureError."""
+    """This machine's constants: measured once in a process of its own, then remembered. Raises FailureError.
+
+    What was measured while others kept the machine busy is only used while they do.
+    """
     import torch
 
-    question = {"what": "planning constants", "version": 1, "threads": torch.get_num_threads()}
-    return Machine(remembered(question, _measured))
+    threads = torch.get_num_threads()
+    busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * threads
+    question = {"what": "planning constants", "version": 1, "threads": threads} | ({"busy": True} if busy else {})
+    return Machine(remembered(question, _measured) | {"busy": busy})
 
 
 def _measured() -> dict[str, Any]:
     from ...base.log import say
 
-    say("plan: measuring this machine once, ten seconds on an idle one")
+    say("plan: measuring this machine once, ten seconds where nothing else runs")
     command = [sys.executable, "-m", "modelworks.recipes.planning.measure"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
