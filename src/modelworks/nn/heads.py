@@ -159,25 +159,30 @@ class CrossEntropy(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, Tensor | None]:
         rows, table, labels, sums, kept, shift = ctx.saved_tensors
         with torch.autocast(rows.device.type, enabled=False):
             scale = (grad / sums)[:, None]
             to_rows = torch.empty_like(rows)
-            to_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
-            to_shift = None if shift is None else torch.zeros(len(table), device=table.device)
+            to_table = to_shift = None
+            if ctx.needs_input_grad[1]:  # not under an adapter: half of the work here
+                to_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+            if shift is not None and ctx.needs_input_grad[3]:
+                to_shift = torch.zeros(len(table), device=table.device)
             for start in range(0, len(rows), max(1, ctx.size)):
                 here = slice(start, start + ctx.size)
                 shares = kept if len(kept) else _exponentials(rows[here], table, labels[here], shift)[0].to(rows.dtype)
                 torch.mm(shares, table, out=to_rows[here])
-                to_table += shares.t() @ (rows[here] * scale[here]).to(rows.dtype)
+                if to_table is not None:
+                    to_table += shares.t() @ (rows[here] * scale[here]).to(rows.dtype)
                 if to_shift is not None:
                     to_shift += (shares.t() @ scale[here].to(shares.dtype)).squeeze(1)
             to_rows = to_rows * scale - table[labels] * grad[:, None]
-            to_table.index_add_(0, labels, rows * grad[:, None], alpha=-1)
+            if to_table is not None:
+                to_table = to_table.index_add_(0, labels, rows * grad[:, None], alpha=-1).to(ctx.dtypes[1])
             if to_shift is not None:
                 to_shift.index_add_(0, labels, grad, alpha=-1)
-        return to_rows.to(ctx.dtypes[0]), to_table.to(ctx.dtypes[1]), None, to_shift
+        return to_rows.to(ctx.dtypes[0]), to_table, None, to_shift
 
 
 def _exponentials(rows: Tensor, table: Tensor, labels: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:

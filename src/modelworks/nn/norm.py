@@ -44,13 +44,14 @@ class Rms(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x, weight, scale = ctx.saved_tensors
         normal, wide = x * scale, weight.float()
         product = grad * normal
         along = torch.mv(product.flatten(0, -2), wide).div_(x.shape[-1]).view(scale.shape)
         to_x = (grad * wide).addcmul_(normal, along, value=-1).mul_(scale)
-        return to_x.to(x.dtype), product.flatten(0, -2).sum(0).to(weight.dtype), None, None
+        to_weight = product.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        return to_x.to(x.dtype), to_weight, None, None
 
 
 class LayerNorm(nn.Module):
