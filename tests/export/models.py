@@ -18,6 +18,7 @@ TEXT = [
 SHAPE = {"d_model": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "d_head": 16, "d_ff": 96, "max_len": 128}
 GPT2 = {"d_model": 64, "n_layers": 2, "n_heads": 4, "d_ff": 96, "max_len": 128, "dropout": 0.0}
 LLAMA3 = {"kind": "llama3", "factor": 8.0, "low_freq": 1.0, "high_freq": 4.0, "original_max_len": 32}
+YARN = {"kind": "yarn", "factor": 4.0, "original_max_len": 32}
 DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", GPT2),
     "gpt2-untied": ("gpt2", GPT2 | {"tie_word_embeddings": False}),
@@ -27,6 +28,8 @@ DECODERS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", SHAPE),
     "llama-biases": ("llama", SHAPE | {"attention_bias": True, "mlp_bias": True, "n_kv_heads": 4}),
     "llama3": ("llama", SHAPE | {"rope_scaling": LLAMA3, "rope_theta": 500_000.0, "tie_word_embeddings": True}),
+    "llama-yarn": ("llama", SHAPE | {"rope_scaling": YARN, "d_head": 32}),
+    "qwen2-yarn": ("qwen2", SHAPE | {"rope_scaling": YARN, "rope_theta": 10_000.0}),
     "mistral": ("mistral", SHAPE | {"d_head": 32}),
 }
 

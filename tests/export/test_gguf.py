@@ -21,10 +21,10 @@ from modelworks.recipes.artefact import Job
 from modelworks.recipes.exports import _llama, _probes
 from modelworks.recipes.stages import export
 
-from .models import DECODERS, SHAPE, TEXT, made
+from .models import DECODERS, LLAMA3, SHAPE, TEXT, YARN, made
 
-READABLE = [name for name in DECODERS if name not in ("qwen2-linear", "llama-biases")]
-"""Those that transformers 5.23 reads out of a GGUF file (it knows no biases of Llama there, and no linear rule)."""
+READABLE = [name for name in DECODERS if not name.endswith(("-linear", "-biases", "-yarn"))]
+"""Those that transformers 5.23 reads out of a GGUF file (it knows no biases of Llama there, and no rule of rotary)."""
 UNREAD = {"gpt2": {"n_positions": 128, "n_inner": 96}, "qwen3": {"head_dim": 16}}
 """What the file says and transformers does not read there."""
 
@@ -185,8 +185,9 @@ def test_what_gguf_does_not_carry_is_refused_in_a_sentence(tmp_path: Path, monke
 
     window = made(tmp_path / "window", "mistral", SHAPE | {"window": 16})
     refused(window, "only 16 tokens")
-    yarn = {"kind": "yarn", "factor": 2.0, "original_max_len": 64}
-    refused(made(tmp_path / "yarn", "llama", SHAPE | {"rope_scaling": yarn}), "of the kind 'yarn'")
+    refused(made(tmp_path / "yarn", "llama", SHAPE | {"rope_scaling": YARN | {"fast": 16.0}}), "usual 'beta_fast'")
+    refused(made(tmp_path / "rule", "qwen2", SHAPE | {"rope_scaling": LLAMA3}), "of the kind 'llama3'")
+    refused(made(tmp_path / "wide", "qwen2", SHAPE | {"d_head": 32}), "as wide as the model")
     refused(made(tmp_path / "classes", "qwen3", settings | {"head": "classes"}), "head is another")
     image = presets.family_module("vit")
     config = image.Config(

@@ -56,7 +56,9 @@ def _head_width(settings: Facts) -> int:
 def _decoder(settings: Facts) -> dict[str, Any]:
     """Settings that Llama, Mistral, Qwen2 and Qwen3 share. Raises UserError for what llama.cpp does otherwise."""
     positions, longest = rope(dict(settings)), int(settings["max_position_embeddings"])
-    kinds = ("default", "linear", "llama3") if settings["model_type"] in ("llama", "mistral") else ("default", "linear")
+    kinds = ("default", "linear", "yarn")
+    if settings["model_type"] in ("llama", "mistral"):
+        kinds += ("llama3",)
     if positions["rope_type"] not in kinds:
         raise UserError(f"GGUF export does not carry rotary positions of the kind '{positions['rope_type']}'.")
     slides = settings["model_type"] == "mistral" or settings.get("use_sliding_window")
@@ -80,9 +82,27 @@ def _decoder(settings: Facts) -> dict[str, Any]:
         "rope.dimension_count": _head_width(settings),
         "rope.freq_base": float(positions["rope_theta"]),
     }
-    if positions["rope_type"] == "linear":
-        out |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(positions["factor"])}
+    if positions["rope_type"] in ("linear", "yarn"):
+        out |= {"rope.scaling.type": positions["rope_type"], "rope.scaling.factor": float(positions["factor"])}
+    if positions["rope_type"] == "yarn":
+        _usual_yarn(positions)
+        out["rope.scaling.original_context_length"] = positions["original_max_position_embeddings"]
     return out
+
+
+def _usual_yarn(positions: Facts) -> None:
+    """Raises UserError for a rule of YaRN whose borders or sharpening are not those that llama.cpp takes."""
+    usual = {"beta_fast": 32.0, "beta_slow": 1.0, "attention_factor": None, "truncate": True}
+    for key, value in usual.items():
+        if positions.get(key, value) != value:
+            raise UserError(f"GGUF export carries YaRN with its usual '{key}' only, not {positions[key]!r}.")
+
+
+def _qwen2(settings: Facts) -> dict[str, Any]:
+    heads, width = settings["num_attention_heads"], settings["hidden_size"]
+    if heads * _head_width(settings) != width:
+        raise UserError(f"llama.cpp wants a Qwen2 whose heads together are as wide as the model ({width}).")
+    return _decoder(settings)
 
 
 def _interleaved(name: str, tensor: Tensor, settings: Facts) -> Tensor:
@@ -131,7 +151,7 @@ CARRIED = {
     "gpt2": Carried("gpt2", _gpt2, _turned),
     "llama": Carried("llama", _decoder, _interleaved, _stretched),
     "mistral": Carried("llama", _decoder, _interleaved, _stretched),
-    "qwen2": Carried("qwen2", _decoder),
+    "qwen2": Carried("qwen2", _qwen2),
     "qwen3": Carried("qwen3", _decoder),
 }
 """By Hugging Face's model_type."""
