@@ -52,6 +52,9 @@ def test_generating() -> None:
     assert narrow["memory"]["weights"] < 0.4 * small["memory"]["weights"]
     assert narrow["tokens_a_second"] > 2 * small["tokens_a_second"]
     assert made(preset="qwen3-32b", gpu="rtx-4090", context=4096)["devices_needed"] == 4
+    long = made(preset="qwen3-32b", gpu="h100", batch=64, context=32768)
+    assert long["fits"] and long["devices"] == 16 and long["largest_batch"] >= 64
+    assert long["tokens_a_second"] == pytest.approx(64 / long["token_seconds"])
     assert made(preset="qwen3-0.6b", batch=2, context=512)["device"] == "cpu"
 
 

@@ -7,7 +7,7 @@ import pytest
 from modelworks.hub import presets
 from modelworks.nn import arithmetic
 from modelworks.nn.arithmetic import Shape
-from modelworks.recipes.planning import hardware, inference, layouts, scaling, speed, tuning
+from modelworks.recipes.planning import hardware, inference, layouts, scaling, speed, training, tuning
 from modelworks.recipes.planning.layouts import Layout
 
 from .shapes import GPT3, LLAMA_8B, LLAMA_70B, LLAMA_405B, gpt
@@ -175,6 +175,12 @@ def test_llama_3_405b_reached_two_fifths_of_the_peak() -> None:
         layout = Layout(data=data, tensor=8, pipeline=16, zero=1, accumulate=accumulate)
         seconds = speed.step(LLAMA_405B, 8192, layout, H100).total
         assert speed.utilisation(LLAMA_405B, 8192, layout, H100, seconds) == pytest.approx(share, rel=0.2)
+
+
+def test_llama_3_405b_took_its_device_hours() -> None:
+    """Model card of Llama 3.1: 30.84M hours of H100 for 15T tokens; about a tenth of the time was lost (Dubey et al.)."""
+    plan = training.plan(LLAMA_405B, 8192, 15e12, H100, 16_384, 16e6, False)
+    assert plan["cost"]["device_hours"] == pytest.approx(0.9 * 30.84e6, rel=0.1)
 
 
 def test_scaling_laws_say_what_their_papers_say() -> None:

@@ -68,7 +68,7 @@ def check(points: Sequence[Point]) -> None:
     sizes, budgets = {p.parameters for p in points}, {p.tokens for p in points}
     if len(points) < FEWEST or len(sizes) < 3 or len(budgets) < 3:
         raise UserError(
-            f"--fit: {len(points)} runs of {len(sizes)} sizes and {len(budgets)} budgets are too few for a law of five "
+            f"--fit: {len(points)} runs (sizes: {len(sizes)}, budgets: {len(budgets)}) are too few for a law of five "
             f"numbers; give {FEWEST} or more runs, of 3 sizes and 3 budgets at least."
         )
 

@@ -23,9 +23,13 @@ ROOM = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A batch on `devices` with tensor parallelism: bytes on each, seconds, tokens a second of the whole batch."""
+    """A batch on `devices`: `replicas` groups of tensor ranks, each with its part of the batch.
+
+    Bytes on each device, seconds to read the prompts and for a token of each text, and what binds both.
+    """
 
     devices: int
+    replicas: int
     weights: float
     cache: float
     reserved: float
@@ -49,23 +53,35 @@ def weight_bytes(shape: Shape, quant: str = "none") -> float:
 def serve(shape: Shape, device: Device, batch: int, context: int, quant: str, devices: int) -> Serving:
     """`batch` texts of `context` tokens: the prompt is all of them but one, then one token at a time.
 
-    Each phase takes what its products or its reading takes, whichever is longer (roofline, Williams et al. 2009),
-    and two messages a block where there are several devices.
+    The devices are cut into replicas as far as each holds its part, the fastest way taken.
     """
+    ways = [
+        _group(shape, device, batch, context, quant, devices, replicas)
+        for replicas in range(1, min(devices, batch) + 1)
+        if devices % replicas == 0
+    ]
+    fitting = [way for way in ways if way.fits]
+    return min(fitting, key=lambda way: way.decode) if fitting else min(ways, key=lambda way: way.total)
+
+
+def _group(shape: Shape, device: Device, batch: int, context: int, quant: str, devices: int, replicas: int) -> Serving:
+    """Each phase takes what its products or its reading takes, whichever is longer (roofline, Williams et al. 2009),
+    and two messages a block where there are several tensor ranks."""
     width, cache_width = QUANTS[quant], 2
-    weights = weight_bytes(shape, quant) / devices
-    shared = min(devices, shape.n_kv_heads)
+    ranks, batch = devices // replicas, -(-batch // replicas)
+    weights = weight_bytes(shape, quant) / ranks
+    shared = min(ranks, shape.n_kv_heads)
     cache = arithmetic.kv_bytes(shape, context, batch, cache_width, rolling=True) / shared
     flops = device.flops8 if quant in ("fp8", "int8") else device.flops
-    rate = flops * device.reach * devices
+    rate = flops * device.reach * ranks
     reading = device.bandwidth * MEMORY_REACH
     layers = shape.n_layers + sum(s.n_layers for s in shape.also)
 
     def messages(tokens: int) -> float:
-        if devices == 1:
+        if ranks == 1:
             return 0.0
-        size = 2 * tokens * shape.d_model * 2 * (devices - 1) / devices
-        return 2 * layers * (HOP + size / device.link)
+        size = 2 * tokens * shape.d_model * 2 * (ranks - 1) / ranks
+        return 2 * layers * (HOP + size / (device.link if ranks <= device.node else device.network))
 
     work = batch * context * arithmetic.forward_flops(shape, context) / rate
     work -= 2 * batch * (context - 1) * shape.vocab_size * shape.d_model / rate  # only the last place is read out
@@ -76,7 +92,7 @@ def serve(shape: Shape, device: Device, batch: int, context: int, quant: str, de
     step_read = touched + cache / reading
     decode = max(step_work, step_read) + messages(batch)
     return Serving(
-        devices=devices, weights=weights, cache=cache, reserved=RESERVED, prefill=prefill,
+        devices=devices, replicas=replicas, weights=weights, cache=cache, reserved=RESERVED, prefill=prefill,
         prefill_bound="products" if work > read else "memory", decode=decode,
         decode_bound="products" if step_work > step_read else "memory",
         fits=weights + cache + RESERVED <= ROOM * device.memory,
@@ -100,8 +116,9 @@ def fewest(shape: Shape, device: Device, batch: int, context: int, quant: str) -
     return found
 
 
-def largest_batch(shape: Shape, device: Device, context: int, quant: str, devices: int) -> int:
-    """Texts of `context` tokens that fit beside the weights on `devices`."""
-    room = ROOM * device.memory - RESERVED - weight_bytes(shape, quant) / devices
-    one = arithmetic.kv_bytes(shape, context, 1, 2, rolling=True) / min(devices, shape.n_kv_heads)
-    return max(0, math.floor(room / one)) if one else 0
+def largest_batch(shape: Shape, device: Device, context: int, quant: str, serving: Serving) -> int:
+    """Texts of `context` tokens that fit beside the weights on the devices of `serving`."""
+    ranks = serving.devices // serving.replicas
+    room = ROOM * device.memory - RESERVED - serving.weights
+    one = arithmetic.kv_bytes(shape, context, 1, 2, rolling=True) / min(ranks, shape.n_kv_heads)
+    return serving.replicas * max(0, math.floor(room / one)) if one else 0

@@ -48,6 +48,11 @@ class Layout:
         """Ranks that hold the same weights, over which ZeRO may cut."""
         return self.data * self.context
 
+    @property
+    def rows(self) -> int:
+        """Rows in a step."""
+        return self.data * self.micro * self.accumulate
+
     def uneven(self, shape: Shape) -> float:
         """The fullest pipeline stage's share of the blocks over the mean one's."""
         return -(-shape.n_layers // self.pipeline) * self.pipeline / shape.n_layers

@@ -164,7 +164,8 @@ def _generating(plan: dict[str, Any]) -> list[str]:
         rows.append(["a million tokens", f"${plan['dollars_a_million_tokens']:,.3g}"])
     fits = "" if plan["fits"] else ", which do not fit"
     title = f"{plan['batch']} texts of {plan['context']:,} tokens, quant {plan['quant']}"
-    where = f"bytes on each of {plan['devices']} {plan['device']}{fits}"
+    groups = f" in {plan['replicas']} groups" if plan["replicas"] > 1 else ""
+    where = f"bytes on each of {plan['devices']} {plan['device']}{groups}{fits}"
     return [f"{title}: {where}\n" + _memory(plan["memory"]), "speed\n" + table(["", ""], rows)]
 
 

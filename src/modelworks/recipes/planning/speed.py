@@ -38,8 +38,7 @@ class Step:
 
 def step(shape: Shape, seq: int, layout: Layout, device: Device) -> Step:
     """Seconds of a step of `micro x accumulate x data` rows of `seq` tokens."""
-    rows = layout.micro * layout.accumulate * layout.data
-    flops = arithmetic.training_flops(shape, seq) * rows * seq / layout.devices
+    flops = arithmetic.training_flops(shape, seq) * layout.rows * seq / layout.devices
     products = flops / (device.flops * device.reach) * layout.uneven(shape)
     recomputed = products / 3 * (1 - KEPT[layout.checkpoint])
     share = layout.micro * layout.accumulate / layout.context
@@ -111,5 +110,4 @@ def _pipeline(shape: Shape, seq: int, layout: Layout, device: Device) -> float:
 
 def utilisation(shape: Shape, seq: int, layout: Layout, device: Device, seconds: float) -> float:
     """Model FLOPs (attention counted, recomputation not) a second over the stated peak (Chowdhery et al. 2022)."""
-    rows = layout.micro * layout.accumulate * layout.data
-    return arithmetic.training_flops(shape, seq) * rows * seq / seconds / layout.devices / device.flops
+    return arithmetic.training_flops(shape, seq) * layout.rows * seq / seconds / layout.devices / device.flops
