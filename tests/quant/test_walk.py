@@ -101,8 +101,8 @@ def test_cached_decoding_is_the_whole_pass(learned: Transformer, batches: list[T
 
 def test_gptq_makes_up_for_errors_where_inputs_go_together() -> None:
     torch.manual_seed(0)
-    mixed = torch.randn(256, 24) @ torch.randn(24, 64) + 0.1 * torch.randn(256, 64)
-    weight = torch.randn(32, 64)
+    mixed = torch.randn(600, 60) @ torch.randn(60, 192) + 0.1 * torch.randn(600, 192)
+    weight = torch.randn(32, 192)  # more inputs than are rounded at a time
     scales = int4.group_scales(weight, 32, torch.float32)
 
     def lost(codes: Tensor) -> float:
@@ -110,12 +110,12 @@ def test_gptq_makes_up_for_errors_where_inputs_go_together() -> None:
         return (mixed.double() @ off.t()).square().sum().item()
 
     nearest = lost(int4.nearest_codes(weight, scales))
-    assert lost(gptq.compensated_codes(weight, scales, mixed.t() @ mixed)) <= 0.3 * nearest
+    assert lost(gptq.compensated_codes(weight, scales, mixed.t() @ mixed)) <= 0.25 * nearest
     silent = mixed.clone()
-    silent[:, 5] = 0  # an input that is never there cannot be made up for
+    silent[:, 150] = 0  # an input that is never there cannot be made up for
     codes = gptq.compensated_codes(weight, scales, silent.t() @ silent)
-    assert torch.equal(codes[:, 5], int4.nearest_codes(weight, scales)[:, 5])
-    apart = torch.diag(torch.rand(64) + 0.1)  # inputs that have nothing to do with each other: nothing to gain
+    assert torch.equal(codes[:, 150], int4.nearest_codes(weight, scales)[:, 150])
+    apart = torch.diag(torch.rand(192) + 0.1)  # inputs that have nothing to do with each other: nothing to gain
     assert torch.equal(gptq.compensated_codes(weight, scales, apart), int4.nearest_codes(weight, scales))
 
 
