@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modelworks.adapters import _attached, _folder
-from modelworks.base.errors import DamagedError, UserError
+from modelworks.base.errors import DamagedError, FailureError, UserError
+from modelworks.hub import directory
 from tests.contracts.kinds import build, cases
 
 CASE = next(case for case in cases("decoder") if case.name == "qwen3")
@@ -63,13 +64,20 @@ def test_names(model: Any) -> None:
     attach(model, "lora", {"rank": 2}, "support")
     with pytest.raises(UserError, match="has an adapter called 'support'"):
         attach(model, "lora", {"rank": 2}, "support")
-    with pytest.raises(UserError, match="cannot be an adapter's name"):
-        attach(model, "lora", {"rank": 2}, "a.b")
+    for name in ("a.b", "", "values", "training"):
+        with pytest.raises(UserError, match="cannot be an adapter's name"):
+            attach(model, "lora", {"rank": 2}, name)
     for call in (_attached.use, _attached.merge, _attached.detach):
         with pytest.raises(UserError, match="did you mean 'support'"):
             call(model, "suport")
     with pytest.raises(UserError, match="has no adapters"):
         _attached.use(build(CASE), "support")
+
+
+def test_a_model_is_not_saved_whole_while_adapters_are_on_it(model: Any, tmp_path: Path) -> None:
+    attach(model, "lora", {"rank": 2})
+    with pytest.raises(FailureError, match="merge adapters before saving"):
+        directory.save(tmp_path, model, CASE.name, CASE.config)
 
 
 def test_rows_must_be_as_many_as_named(model: Any) -> None:

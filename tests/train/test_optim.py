@@ -158,3 +158,29 @@ def test_state_comes_back_bit_for_bit(kind: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     first.forget()
     assert first.tensors() == {}
+
+
+def test_a_parameter_may_learn_faster_than_the_others() -> None:
+    """`rate` times the learning rate (LoRA+): as torch's AdamW with a group of its own."""
+    torch.manual_seed(2)
+    model = nn.ParameterList(
+        [nn.Parameter(torch.randn(4, 3)), nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(4))]
+    )
+    twin = copy.deepcopy(model)
+    model[1].rate = 16.0
+    settings = TrainSettings(steps=3, optimizer="adamw", learning_rate=0.01, weight_decay=0.1)
+    ours = Optimizer(model, settings)
+    groups = [
+        {"params": [twin[0]], "weight_decay": 0.1},
+        {"params": [twin[1]], "weight_decay": 0.1, "lr": 0.16},
+        {"params": [twin[2]], "weight_decay": 0.0},
+    ]
+    theirs = torch.optim.AdamW(groups, lr=0.01, betas=optim.BETAS, eps=optim.EPSILON)
+    for step in range(3):
+        for mine, other in zip(model, twin, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=torch.Generator().manual_seed(step))
+            other.grad = mine.grad.clone()
+        ours.step(1.0)
+        theirs.step()
+    for mine, other in zip(model, twin, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)

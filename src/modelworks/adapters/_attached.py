@@ -89,8 +89,8 @@ def attach(
     """
     module = folders.find(ADAPTERS, kind)
     chosen = build_settings(module.Config, dict(settings or {}), kind)
-    if not re.fullmatch(r"[\w-]{1,100}", name):
-        raise UserError(f"'{name}' cannot be an adapter's name; use letters, digits, - and _.")
+    if not re.fullmatch(r"[\w-]{1,100}", name) or hasattr(nn.ModuleDict, name) or name == "training":
+        raise UserError(f"'{name}' cannot be an adapter's name; use another, of letters, digits, - and _.")
     existing = _of(model)
     if existing is not None and name in existing.attached:
         raise UserError(f"this model has an adapter called '{name}'; choose another name, or take that one off.")

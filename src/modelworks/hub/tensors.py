@@ -62,6 +62,8 @@ def gather(model: nn.Module, family: ModuleType, config: Settings, packing: Pack
     cuts = {}
     names = family.hf_names(config)
     for ours, stored in (packing.names(model, names) if packing else names).items():
+        if ours not in weights:
+            raise FailureError(f"{ours}: is not among the model's weights; merge adapters before saving.")
         weight = weights.pop(ours).detach()
         pieces = weight.unbind(0) if stored.stack else (weight,)
         for name, piece in zip(stored.names(), pieces, strict=True):
