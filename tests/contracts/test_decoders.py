@@ -93,10 +93,12 @@ def test_padding_leaks_nothing(model: Any, tokens: Tensor, side: str) -> None:
         assert gap(one.logits[row][real[row] == 1], alone) <= CLOSE
 
 
-def test_the_future_is_not_seen(model: Any, tokens: Tensor) -> None:
+def test_the_future_is_not_seen(case: Case, model: Any, tokens: Tensor) -> None:
     changed = tokens.clone()
     changed[:, 10:] = (changed[:, 10:] + 1) % 97
-    assert torch.equal(model(tokens).logits[:, :10], model(changed).logits[:, :10])
+    # An expert's product rounds a row by how many others it has; what leaks is far larger than the last bits.
+    rounding = 2e-6 if hasattr(case.config, "n_experts") else 0.0
+    assert gap(model(tokens).logits[:, :10], model(changed).logits[:, :10]) <= rounding
 
 
 def test_losses_are_cross_entropy_of_the_logits(model: Any, tokens: Tensor) -> None:

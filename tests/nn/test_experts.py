@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modelworks.base.errors import UserError
-from modelworks.nn.experts import Experts, Grouped, Router, Shares, imbalance, shares_of_all, shares_of_chosen, swiglu
+from modelworks.nn.experts import Experts, Grouped, Router, Shares, imbalance, shares_of_all, shares_of_chosen
 from modelworks.nn.layout import Layout
 
 D, F, E, K = 12, 20, 5, 2
@@ -42,7 +42,7 @@ def by_hand(part: Experts, x: Tensor, renormalised: bool) -> Tensor:
             for e in best.tolist():
                 step = lambda m, v, e=e: m.weight[e] @ v + (0 if m.bias is None else m.bias[e])  # noqa: E731
                 out[row, t] = out[row, t] + shares[e] / total * step(
-                    part.down, swiglu(step(part.gate, here), step(part.up, here))
+                    part.down, torch.nn.functional.silu(step(part.gate, here)) * step(part.up, here)
                 )
     return out
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..base.config import Count
 from ..nn.arithmetic import Shape
-from ..nn.experts import Experts, Grouped, MixtureBlock, Router, Shares, swiglu
+from ..nn.experts import Experts, Grouped, Mix, MixtureBlock, Router, Shares
 from . import _llama_shaped as llama_shaped
 from ._llama_shaped import LlamaShaped
 from ._stored import Stored
@@ -31,7 +30,7 @@ class Mixture(LlamaShaped):
 def experts(
     config: Mixture,
     shares: Shares,
-    mix: Callable[[Tensor, Tensor], Tensor] = swiglu,
+    mix: Mix | None = None,
     bias: bool = False,
 ) -> Experts:
     """The feed-forward part; `bias` gives the router and every matrix one."""

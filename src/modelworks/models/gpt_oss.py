@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -110,10 +109,23 @@ class SinkSoftmax(torch.autograd.Function):
         return slope.addcmul_(shares, along, value=-1).to(ctx.dtypes[0]), to_sinks.to(ctx.dtypes[1])
 
 
-def clamped_swiglu(gate: Tensor, up: Tensor, sharpness: float, limit: float) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class ClampedSwiGLU:
     """gate sigmoid(sharpness gate) (up + 1), with gate below `limit` and up within it on both sides."""
-    gate = gate.clamp(max=limit)
-    return (up.clamp(-limit, limit) + 1) * (gate * torch.sigmoid(sharpness * gate))
+
+    sharpness: float
+    limit: float
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
+        gate = gate.clamp(max=self.limit)
+        return torch.sigmoid(self.sharpness * gate).mul_(gate).mul_(up.clamp(-self.limit, self.limit).add_(1))
+
+    def slopes(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        low, within = gate <= self.limit, up.abs() <= self.limit
+        gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        open_by = torch.sigmoid(self.sharpness * gate)
+        bend = open_by * (1 + self.sharpness * gate * (1 - open_by))
+        return grad * (up + 1) * bend * low, grad * gate * open_by * within
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +144,7 @@ def build(config: Config) -> Transformer:
     c = config
     kinds = alternating.layer_types(c.n_layers, c.whole_every)
     masks, rotary = {SLIDING: Causal(c.window), FULL: Causal()}, _rope.rotary(c.d_head, c.rope_theta, c.rope_scaling)
-    mix = partial(clamped_swiglu, sharpness=c.gate_sharpness, limit=c.gate_limit)
+    mix = ClampedSwiGLU(c.gate_sharpness, c.gate_limit)
 
     def block(layer: int) -> Any:
         attention = llama_shaped.attention(

@@ -11,15 +11,16 @@
              '--> back in order, weighed and added up --> [N, D]
 
 N tokens, E experts, K of them for each token, D width, F inner width of an expert.
-On a processor the loop over experts was as quick as torch's grouped product in float32 and quicker for the few
-rows of decoding; its own backward pass writes each expert's slope where it belongs and nothing else.
+An expert's rows are gathered, multiplied and weighed while they are in the processor's cache, and only gate and up
+are kept for the backward pass, which writes each expert's slope where it belongs and nothing else. torch's grouped
+product was no quicker here in float32, and slower for the few rows of decoding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,22 @@ def shares_of_chosen(scores: Tensor, top: int) -> tuple[Tensor, Tensor]:
     return torch.softmax(best, -1, dtype=torch.float32), chosen
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+class Mix(Protocol):
+    """What an expert makes of gate and up, and how slopes come back through it; all [n, F]."""
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor: ...
+
+    def slopes(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class SwiGLU:
     """silu(gate) up (Shazeer 2020)."""
-    return F.silu(gate) * up
+
+    def __call__(self, gate: Tensor, up: Tensor) -> Tensor:
+        return F.silu(gate).mul_(up)
+
+    def slopes(self, gate: Tensor, up: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.ops.aten.silu_backward(grad * up, gate), F.silu(gate).mul_(grad)
 
 
 class Router(nn.Module):
@@ -93,6 +107,10 @@ class Sorting:
         ends = flat.bincount(minlength=n_experts).cumsum(0).tolist()
         return Sorting(order, place, order // chosen.shape[1], ends)
 
+    def idle(self) -> list[int]:
+        """Experts that no token was sent to."""
+        return [e for e, (start, end) in enumerate(zip((0, *self.ends), self.ends, strict=False)) if start == end]
+
     def groups(self) -> Iterator[tuple[int, slice]]:
         """Each expert that has rows, and which."""
         start = 0
@@ -103,15 +121,12 @@ class Sorting:
 
 
 class Grouped(nn.Module):
-    """A matrix (and perhaps a bias) for each expert: rows [N K, in] in the order of experts -> [N K, out]."""
+    """A matrix [E, out, in], and perhaps a bias [E, out], for each expert."""
 
     def __init__(self, n_experts: int, inputs: int, outputs: int, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_experts, outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(n_experts, outputs)) if bias else None
-
-    def forward(self, rows: Tensor, sorting: Sorting) -> Tensor:
-        return Product.apply(rows, self.weight, self.bias, sorting)
 
 
 class Experts(nn.Module):
@@ -126,12 +141,12 @@ class Experts(nn.Module):
         gate: Grouped,
         up: Grouped,
         down: Grouped,
-        mix: Callable[[Tensor, Tensor], Tensor] = swiglu,
+        mix: Mix | None = None,
         balance: float = 0.0,
     ) -> None:
         super().__init__()
-        self.router, self.gate, self.up, self.down, self.mix = router, gate, up, down, mix
-        self.balance = balance
+        self.router, self.gate, self.up, self.down = router, gate, up, down
+        self.mix, self.balance = mix or SwiGLU(), balance
 
     def forward(self, x: Tensor, layout: Layout) -> Tensor:
         real = layout.once("real tokens", lambda: _real(layout))
@@ -146,9 +161,9 @@ class Experts(nn.Module):
         if layout.cache is None:
             layout.balances.append(self.balance * imbalance(scores, chosen))
         sorting = Sorting.of(chosen, scores.shape[-1])
-        rows = Spread.apply(tokens, sorting)
-        return Gather.apply(
-            self.down(self.mix(self.gate(rows, sorting), self.up(rows, sorting)), sorting), shares, sorting
+        gate, up, down = self.gate, self.up, self.down
+        return Served.apply(
+            tokens, shares, gate.weight, up.weight, down.weight, gate.bias, up.bias, down.bias, sorting, self.mix
         )
 
 
@@ -179,80 +194,85 @@ class MixtureBlock(Block):
         return x + self._drop(self.feedforward(self.feedforward_norm(x), layout))
 
 
-class Product(torch.autograd.Function):
-    """Each expert's rows by its own matrix. rows [R, in], weight [E, out, in], bias [E, out] or None -> [R, out].
-
-    Autograd's own would fill a tensor of all experts with zeros for each of them.
-    """
+class Served(torch.autograd.Function):
+    """Tokens [N, D] through their experts, weighed by shares [N, K] and added up: [N, D]. Biases may be None."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, sorting: Sorting) -> Tensor:
-        ctx.given, dtype = rows.dtype, matrix_dtype(rows)
-        rows = rows.to(dtype)
-        ctx.save_for_backward(rows, weight)
-        ctx.sorting, ctx.biased = sorting, bias is not None
-        out = rows.new_empty(len(rows), weight.shape[1])
-        with torch.autocast(rows.device.type, enabled=False):
-            for expert, here in sorting.groups():
-                torch.mm(rows[here], weight[expert].to(dtype).t(), out=out[here])
-                if bias is not None:
-                    out[here] += bias[expert]
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
-        rows, weight = ctx.saved_tensors
-        grad = grad.to(rows.dtype)
-        to_rows = torch.empty_like(rows)
-        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
-        to_bias = weight.new_zeros(weight.shape[:2]) if ctx.biased else None
-        with torch.autocast(rows.device.type, enabled=False):
-            for expert, here in ctx.sorting.groups():
-                torch.mm(grad[here], weight[expert].to(rows.dtype), out=to_rows[here])
-                if to_weight is not None and weight.dtype == rows.dtype:
-                    torch.mm(grad[here].t(), rows[here], out=to_weight[expert])
-                elif to_weight is not None:
-                    to_weight[expert] = grad[here].t() @ rows[here]
-                if to_bias is not None:
-                    to_bias[expert] = grad[here].sum(0)
-        return to_rows.to(ctx.given), to_weight, to_bias, None
-
-
-class Spread(torch.autograd.Function):
-    """Each token once for each of its experts, in the order of experts: [N, D] -> [N K, D]."""
-
-    @staticmethod
-    def forward(ctx: Any, tokens: Tensor, sorting: Sorting) -> Tensor:
-        ctx.sorting, ctx.size = sorting, len(tokens)
-        return tokens.index_select(0, sorting.source)
+    def forward(
+        ctx: Any, tokens: Tensor, shares: Tensor, gate: Tensor, up: Tensor, down: Tensor,
+        gate_bias: Tensor | None, up_bias: Tensor | None, down_bias: Tensor | None, sorting: Sorting, mix: Mix,
+    ) -> Tensor:  # fmt: skip
+        ctx.given, dtype = tokens.dtype, matrix_dtype(tokens)
+        x, weighs = tokens.to(dtype), _weighs(shares, sorting, dtype)
+        gates, ups = (x.new_empty(len(sorting.order), gate.shape[1]) for _ in range(2))
+        out = x.new_empty(len(sorting.order), x.shape[1])
+        with torch.autocast(x.device.type, enabled=False):
+            for e, here in sorting.groups():
+                rows = x.index_select(0, sorting.source[here])
+                _product(rows, gate[e], gate_bias, e, gates[here])
+                _product(rows, up[e], up_bias, e, ups[here])
+                _product(mix(gates[here], ups[here]), down[e], down_bias, e, out[here])
+                out[here] *= weighs[here]
+        ctx.save_for_backward(x, shares, gate, up, down, down_bias, gates, ups)
+        ctx.sorting, ctx.mix = sorting, mix
+        return _gathered(out, sorting, len(x))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _in_order(grad, ctx.sorting, ctx.size).sum(1), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, shares, gate, up, down, down_bias, gates, ups = ctx.saved_tensors
+        sorting, dtype = ctx.sorting, x.dtype
+        grad, weighs = grad.to(dtype), _weighs(shares, sorting, dtype)
+        to_rows = x.new_empty(len(sorting.order), x.shape[1])
+        to_weighs = torch.empty(len(sorting.order), dtype=torch.float32, device=x.device)
+        wanted = ctx.needs_input_grad
+        to_gate, to_up, to_down = (torch.empty_like(w) if on else None for w, on in zip((gate, up, down), wanted[2:5]))
+        biases = [w.new_zeros(w.shape[:2]) if on else None for w, on in zip((gate, up, down), wanted[5:8], strict=True)]
+        with torch.autocast(x.device.type, enabled=False):
+            for e, here in sorting.groups():
+                rows, slope = (t.index_select(0, sorting.source[here]) for t in (x, grad))
+                inner = ctx.mix(gates[here], ups[here])
+                to_inner = slope @ down[e].to(dtype)
+                torch.sum(to_inner * inner, 1, dtype=torch.float32, out=to_weighs[here])
+                if down_bias is not None:
+                    to_weighs[here] += torch.mv(slope, down_bias[e].to(dtype))
+                slope *= weighs[here]
+                from_gate, from_up = ctx.mix.slopes(gates[here], ups[here], to_inner.mul_(weighs[here]))
+                torch.mm(from_gate, gate[e].to(dtype), out=to_rows[here]).addmm_(from_up, up[e].to(dtype))
+                for slopes, at, inputs in ((to_gate, from_gate, rows), (to_up, from_up, rows), (to_down, slope, inner)):
+                    if slopes is not None:
+                        _slope(at, inputs, slopes[e])
+                for slopes, at in zip(biases, (from_gate, from_up, slope), strict=True):
+                    if slopes is not None:
+                        torch.sum(at, 0, dtype=slopes.dtype, out=slopes[e])
+        for slopes in (to_gate, to_up, to_down):
+            if slopes is not None and (idle := sorting.idle()):
+                slopes[idle] = 0
+        to_shares = to_weighs.index_select(0, sorting.place).view(shares.shape)
+        to_tokens = _gathered(to_rows, sorting, len(x)).to(ctx.given)
+        return to_tokens, to_shares, to_gate, to_up, to_down, *biases, None, None
 
 
-class Gather(torch.autograd.Function):
-    """Back in the order of tokens, weighed and added up: rows [N K, D], shares [N, K] -> [N, D]."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, shares: Tensor, sorting: Sorting) -> Tensor:
-        ctx.save_for_backward(rows, shares)
-        ctx.sorting = sorting
-        weighed = rows * shares.flatten().index_select(0, sorting.order)[:, None]
-        return _in_order(weighed, sorting, len(shares)).sum(1).to(rows.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        rows, shares = ctx.saved_tensors
-        sorting = ctx.sorting
-        slopes = grad.index_select(0, sorting.source)
-        to_shares = (rows * slopes).sum(1, dtype=torch.float32).index_select(0, sorting.place).view(shares.shape)
-        return slopes * shares.flatten().index_select(0, sorting.order)[:, None].to(slopes.dtype), to_shares, None
+def _weighs(shares: Tensor, sorting: Sorting, dtype: torch.dtype) -> Tensor:
+    """Shares [N, K] in the order of experts, [N K, 1]."""
+    return shares.flatten().index_select(0, sorting.order).to(dtype)[:, None]
 
 
-def _in_order(rows: Tensor, sorting: Sorting, tokens: int) -> Tensor:
-    """[N K, D] in the order of experts -> [N, K, D] in that of tokens."""
-    return rows.index_select(0, sorting.place).view(tokens, -1, rows.shape[1])
+def _product(rows: Tensor, weight: Tensor, bias: Tensor | None, expert: int, out: Tensor) -> None:
+    """rows weight' + bias of the expert, into `out`."""
+    torch.mm(rows, weight.to(rows.dtype).t(), out=out)
+    if bias is not None:
+        out += bias[expert]
+
+
+def _slope(grad: Tensor, inputs: Tensor, out: Tensor) -> None:
+    """The slope of a matrix whose product with `inputs` has the slope `grad`, into `out`."""
+    if out.dtype == grad.dtype:
+        torch.mm(grad.t(), inputs, out=out)
+    else:
+        out.copy_(grad.t() @ inputs)
+
+
+def _gathered(rows: Tensor, sorting: Sorting, tokens: int) -> Tensor:
+    """[N K, D] in the order of experts -> [N, D], what belongs to one token added up."""
+    return rows.index_select(0, sorting.place).view(tokens, -1, rows.shape[1]).sum(1)
