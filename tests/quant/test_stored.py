@@ -133,6 +133,17 @@ def test_every_family_keeps_its_packed_layers(case: Any, tmp_path: Path) -> None
         assert torch.equal(one[name], two[name]), name
 
 
+@pytest.mark.parametrize("method", ["int8", "nf4"])
+def test_experts_that_stay_float_are_named_for_others(method: str) -> None:
+    case = next(case for case in kinds.cases("decoder") if case.name == "qwen3_moe" and "untied" in str(case))
+    model = kinds.build(case)
+    outcome = quantise(model, method, group=8)
+    ignored = packing_of(model, case.family.hf_names(case.config), outcome.left).settings
+    ignored = ignored["llm_int8_skip_modules"] if method == "nf4" else ignored["ignore"]
+    assert {"model.layers.0.mlp.gate", "model.layers.0.mlp.experts", "lm_head"} <= set(ignored)
+    assert method == "nf4" or r"re:model\.layers\.0\.mlp\.experts[.].*" in ignored
+
+
 def test_double_quantised_scales_of_bitsandbytes_are_read(learned: Transformer, tmp_path: Path) -> None:
     made = save(tmp_path, learned, "nf4")
     tensors = load_file(tmp_path / "model.safetensors")

@@ -6,6 +6,7 @@ of theirs opens here where it means the same as one of our layers, and is refuse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -139,10 +140,15 @@ def packing_of(
     if len(kinds) != 1:
         raise UserError(f"the model has packed layers of {len(kinds)} kinds and a folder holds one; quantise it anew.")
     kind = kinds.pop()
-    paths = [path for path in left if f"{path}.weight" in names and isinstance(model.get_submodule(path), nn.Linear)]
-    ignored = {_base(names[f"{path}.weight"]) for path in paths} | {name.removesuffix(".weight") for name in copies}
+    ignored = {name.removesuffix(".weight") for name in copies}
+    for path in left:
+        stored = names.get(f"{path}.weight")
+        if stored is not None and not isinstance(model.get_submodule(path), nn.Embedding):
+            # each expert is a layer of its own there: their parent stands for all
+            ignored.add(_base(stored).partition(".{}")[0] if stored.stack else _base(stored))
     if kind is NF4Linear:
         return Packing(kind, BitsAndBytes(), _bitsandbytes(sorted(ignored), layers[0].scales.dtype))
+    ignored |= {f"re:{re.escape(name)}[.].*" for name in ignored if name.endswith(".experts")}
     group = layers[0].group if kind is Int4Linear else None
     codec: Codec = IntQuantized() if kind is Int8DynamicLinear else PackQuantized(kind.BITS)
     name = "int-quantized" if kind is Int8DynamicLinear else "pack-quantized"

@@ -136,8 +136,6 @@ def _chosen(model: nn.Module, how: Method, group: int, head: bool, outcome: Outc
             why = "it stands outside the blocks"
         elif is_head and not head:
             why = "the head stays float unless it is asked for"
-        elif name.rsplit(".", 1)[-1] == "router":
-            why = "a router's choices are worth more than its few numbers"
         elif not is_head and users[id(part.weight)] > 1:
             why = "its matrix is another layer's too"
         else:

@@ -70,9 +70,12 @@ def write(
     batches = _batches(before, learn) if METHODS[asked.method].calibration else []
     dtype = DTYPES[asked.dtype]
     outcome = quantise(made.model, asked.method, group=asked.group, head=asked.head, batches=batches, dtype=dtype)
+    reasons: dict[str, list[str]] = {}
     for name, why in outcome.left.items():
         if ".blocks." in name:
-            say(f"{name} stays float: {why}")
+            reasons.setdefault(why, []).append(name)
+    for why, names in reasons.items():
+        say(f"{len(names)} layers stay float ({names[0]}{', ...' if names[1:] else ''}): {why}")
     after = _written(made, folder, asked, outcome, _count(before.model))
     measured: dict[str, Any] = {"bytes_before": weight_bytes(before.model), "bytes_after": weight_bytes(after.model)}
     if held_out:
@@ -176,7 +179,7 @@ def _written(made: directory.Loaded, folder: Path, asked: Asked, outcome: Outcom
         config = config.model_copy(update={"tie_word_embeddings": False})  # the head has a matrix of its own now
     packing = stored.packing_of(made.model, family.hf_names(config), outcome.left, family.hf_tied(config))
     facts = {**made.facts, "parameters": parameters, "config": config.model_dump()}
-    directory.save(folder, made.model, made.family, config, made.tokenizer, facts, packing=packing)
+    directory.save(folder, made.model, made.family, config, made.tokenizer, facts, packing=packing, used=made.usage)
     again = directory.load(folder, unpack=stored.packing_from)
     one, other = made.model.state_dict(), again.model.state_dict()
     bad = [name for name in one if name not in other or not torch.equal(one[name], other[name])]
