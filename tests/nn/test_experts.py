@@ -61,6 +61,16 @@ def test_each_token_by_its_own_experts_forward_and_backward(shares: Shares, bias
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)  # shares are float32
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@torch.no_grad()
+def test_a_token_alone_is_served_as_among_others(bias: bool) -> None:
+    part = make(bias=bias)
+    x = torch.randn(1, 9, D)
+    together = part(x, layout(x))
+    for t in range(9):
+        torch.testing.assert_close(part(x[:, t : t + 1], layout(x[:, :1])), together[:, t : t + 1])
+
+
 def test_an_expert_that_nobody_was_sent_to_learns_nothing() -> None:
     part = make()
     x = torch.randn(1, 2, D)

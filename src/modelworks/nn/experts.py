@@ -128,6 +128,10 @@ class Grouped(nn.Module):
         self.weight = nn.Parameter(torch.empty(n_experts, outputs, inputs))
         self.bias = nn.Parameter(torch.zeros(n_experts, outputs)) if bias else None
 
+    def forward(self, rows: Tensor, expert: int) -> Tensor:
+        """[n, in] -> [n, out] by one expert."""
+        return F.linear(rows, self.weight[expert], None if self.bias is None else self.bias[expert])
+
 
 class Experts(nn.Module):
     """The feed-forward part: down(mix(gate(x), up(x))) of K experts, weighed by their shares. [B, T, D] -> [B, T, D].
@@ -160,11 +164,19 @@ class Experts(nn.Module):
         scores, shares, chosen = self.router(tokens)
         if layout.cache is None:
             layout.balances.append(self.balance * imbalance(scores, chosen))
+        if len(tokens) == 1 and not torch.is_grad_enabled():
+            return self._serve_one(tokens, shares, chosen)
         sorting = Sorting.of(chosen, scores.shape[-1])
         gate, up, down = self.gate, self.up, self.down
         return Served.apply(
             tokens, shares, gate.weight, up.weight, down.weight, gate.bias, up.bias, down.bias, sorting, self.mix
         )
+
+    def _serve_one(self, token: Tensor, shares: Tensor, chosen: Tensor) -> Tensor:
+        """One token of one text, as generation asks again and again: there is nothing to sort."""
+        each = [self.down(self.mix(self.gate(token, e), self.up(token, e)), e) for e in chosen[0].tolist()]
+        served = torch.cat(each)
+        return shares.to(served.dtype) @ served
 
 
 def _real(layout: Layout) -> Tensor | None:
