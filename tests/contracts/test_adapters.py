@@ -250,3 +250,27 @@ def test_says_what_it_is(kind: str) -> None:
     assert issubclass(module.Config, Settings) and folders.summary("modelworks.adapters", kind)
     assert all(field.description for field in module.Config.model_fields.values())
     assert isinstance(module.MERGES, bool) and isinstance(module.STARTS_AS_IDENTITY, bool)
+
+
+def test_in_bfloat16_it_starts_as_nothing_and_learns_in_float32(trial, tokens: Tensor) -> None:
+    """Under autocast and on a base stored in bfloat16; merged, it is the same within the format's rounding."""
+    kind, model, family, config = trial
+    module = folders.find("modelworks.adapters", kind)
+    for one, mixed in ((model, True), (copy.deepcopy(model).to(torch.bfloat16), False)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            with torch.no_grad():
+                base = one(tokens).logits
+                put_on((kind, one, family, config), move=0.0)
+                assert torch.equal(one(tokens).logits, base) == module.STARTS_AS_IDENTITY
+            one.train()
+            losses = one(tokens, labels=tokens).losses
+        losses.sum().backward()
+        for weight in _attached.weights(one, "default"):
+            assert weight.dtype == weight.grad.dtype == torch.float32 and weight.grad.isfinite().all()
+    if module.MERGES:
+        with torch.no_grad():
+            for number, weight in enumerate(_attached.weights(one.eval(), "default")):
+                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(number)) * 0.05)
+            beside = one(tokens).logits.float()
+            _attached.merge(one, "default")
+            assert gap(one(tokens).logits.float(), beside) <= 0.04 * beside.abs().max()
