@@ -16,7 +16,7 @@ from torch import nn
 from ..base import files, folders
 from ..base.config import Settings
 from ..base.errors import DamagedError, UserError, nearest
-from . import tensors
+from . import tensors, usage
 from .presets import MODELS, family_module
 from .settings import Noted
 
@@ -31,7 +31,7 @@ QUANTISED = "quantization_config"
 @dataclass(slots=True)
 class Loaded:
     """An opened model: weights, tokenizer if the folder has one, family, configuration, facts about its making,
-    and the folder that it came from (in the cache, where it came from the hub)."""
+    the folder that it came from (in the cache, where it came from the hub), and how it is meant to be used."""
 
     model: nn.Module
     tokenizer: Tokenizer | None
@@ -39,6 +39,7 @@ class Loaded:
     config: Settings
     facts: dict[str, Any] = field(default_factory=dict)
     folder: Path | None = None
+    usage: usage.Usage = field(default_factory=usage.Usage)
 
 
 def save(
@@ -50,11 +51,14 @@ def save(
     facts: dict[str, Any] | None = None,
     card: str | None = None,
     packing: tensors.Packing | None = None,
+    used: usage.Usage | None = None,
 ) -> None:
     """Write a model into `folder`, which may exist: what `transformers` opens, our facts, and the card.
 
     `packing` says how packed matrices stand on disk, where the model has any (its parameters are then what `facts`
-    say). Weights keep their format (float32, bfloat16, float16). Sealing is the caller's (`files.new_directory`).
+    say). `used` is how the model that it was made of is meant to be used (ids, names of classes, processors), which
+    goes before what the tokenizer says. Weights keep their format (float32, bfloat16, float16). Sealing is the
+    caller's (`files.new_directory`).
     Raises FailureError when the disk is full or the model has tensors of no known name (an adapter's).
     """
     module = family_module(family)
@@ -63,15 +67,18 @@ def save(
     ends, stops = _ends(tokenizer)
     dtype = next((weight.dtype for weight in weights.values() if weight.is_floating_point()), torch.float32)
     own = module.to_hf(config)
-    settings = {"architectures": [architecture(module, config)]} | own | ends
-    if own.get("pad_token_id") is not None:  # it decides where positions begin (RoBERTa), and nothing may move it
-        settings["pad_token_id"] = own["pad_token_id"]
+    used = used or usage.Usage()
+    kept = used.config(getattr(config, "n_labels", 0) if "id2label" in own else -1)
+    settings = {"architectures": [architecture(module, config)]} | own | ends | kept
+    if own.get("pad_token_id") is not None and (hasattr(config, "pad_id") or "pad_token_id" not in kept):
+        settings["pad_token_id"] = own["pad_token_id"]  # it decides where positions begin (RoBERTa)
     settings |= {"dtype": str(dtype).removeprefix("torch.")} | ({QUANTISED: packing.settings} if packing else {})
     with files.disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     tensors.write(weights, folder)
     files.write_json(folder / "config.json", settings)
-    files.write_json(folder / "generation_config.json", ends | {"eos_token_id": stops})
+    files.write_json(folder / usage.GENERATION, ends | used.generation | {"eos_token_id": _both(used, stops)})
+    used.write(folder)
     files.write_json(
         folder / FACTS,
         {"format": 1, "family": family, "parameters": count, "config": config.model_dump()} | (facts or {}),
@@ -95,6 +102,17 @@ def _ends(tokenizer: Tokenizer | None) -> tuple[dict[str, int | None], int | lis
     eos, im_end, pad = mark("eos"), mark("im_end"), special("pad_token")
     ends = {"bos_token_id": special("bos_token"), "eos_token_id": eos, "pad_token_id": eos if pad is None else pad}
     return ends, eos if eos is None or im_end is None else [eos, im_end]
+
+
+def _both(used: usage.Usage, stops: Any) -> Any:
+    """The ids that a model was said to stop at, and its tokenizer's."""
+    said = used.generation.get("eos_token_id")
+    found = list(dict.fromkeys(id for ids in (said, stops) if ids is not None for id in _listed(ids)))
+    return found[0] if len(found) == 1 else found or None
+
+
+def _listed(ids: Any) -> list[Any]:
+    return ids if isinstance(ids, list) else [ids]
 
 
 def architecture(module: ModuleType, config: Settings) -> str:
@@ -131,13 +149,15 @@ def load(
 
         folder = fetch(str(name), lambda settings: _what(settings, name, unpack))  # before the weights are fetched
     _verify(folder)
-    family, config, packing = _what(files.read_json(folder / "config.json"), folder, unpack)
+    settings = files.read_json(folder / "config.json")
+    family, config, packing = _what(settings, folder, unpack)
     module = family_module(family)
     with _sense(folder, family), torch.device("meta"):
         model = module.build(config)
     tensors.read(model, module, config, folder, dtype, packing)
     facts = files.read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
-    return Loaded(model.to(device).eval(), _tokenizer(folder, config), family, config, facts, folder)
+    used = usage.read(folder, settings)
+    return Loaded(model.to(device).eval(), _tokenizer(folder, config), family, config, facts, folder, used)
 
 
 def _what(
@@ -156,7 +176,8 @@ def _verify(folder: Path) -> None:
     """Check what will be read against the folder's manifest, where it has one. Raises DamagedError."""
     if not files.is_complete(folder):
         return
-    for name in ("config.json", FACTS, tensors.INDEX, "tokenizer.json", "tokenizer_config.json"):
+    read = ("config.json", FACTS, tensors.INDEX, "tokenizer.json", "tokenizer_config.json", usage.GENERATION)
+    for name in (*read, *usage.PROCESSORS):
         if (folder / name).exists():
             files.verify(folder, only=name)
     for path in tensors.weight_files(folder):

@@ -12,6 +12,7 @@ from modelworks.base.errors import UserError
 from modelworks.data.tokenizer import Tokenizer
 
 from .engine import evaluating
+from .opened import Opened
 
 BATCH = 1 << 14
 """Tokens in a batch, padding counted."""
@@ -53,7 +54,7 @@ def _pooled(model: nn.Module, rows: list[Sequence[int]], pooling: str, device: t
     return ((hidden * real[..., None]).sum(1) / lengths[:, None]).cpu()
 
 
-class TextEncoder:
+class TextEncoder(Opened):
     """A built encoder with its tokenizer, as `mw.load` returns it. `facts` is what modelworks.json says.
 
     `pooling` (mean, first, last), `normalise`, `prompt` (stands before every text) and `lower` (case first) say
@@ -74,23 +75,9 @@ class TextEncoder:
         prompt: str = "",
         lower: bool = False,
     ) -> None:
-        self.model = model.eval()
-        self.family, self.config, self.facts = family, config, facts or {}
+        super().__init__(model, tokenizer, family, config, facts)
         self.pooling, self.normalise, self.prompt, self.lower = pooling, normalise, prompt, lower
         self.max_len = min(max_len or config.max_len, config.max_len)
-        self._tokenizer = tokenizer
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Raises UserError where the folder had none."""
-        if self._tokenizer is None:
-            raise UserError("this model has no tokenizer.json beside it; copy the one it was trained with there.")
-        return self._tokenizer
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text with the marks that belong around it ([CLS] and [SEP])."""
@@ -99,14 +86,22 @@ class TextEncoder:
 
     def embed(self, texts: Sequence[str]) -> Tensor:
         """A vector a text: float32 [N, D]. Raises UserError for a text of more than `max_len` tokens, or of none."""
-        rows = [self.encode(text) for text in texts]
-        for number, ids in enumerate(rows):
-            if not 0 < len(ids) <= self.max_len:
-                raise UserError(
-                    f"text {number} has {len(ids)} tokens and this encoder takes 1 to {self.max_len}; split it into "
-                    "passages."
-                )
-        return embed(self.model, rows, self.pooling, self.normalise)
+        return embed(self.model, self.rows(texts), self.pooling, self.normalise)
+
+    def rows(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` each. Raises UserError for a text of more than `max_len` tokens, or of none."""
+        found = [self.encode(text) for text in texts]
+        for number, ids in enumerate(found):
+            self.fits(number, ids)
+        return found
+
+    def fits(self, number: int, ids: Sequence[int]) -> None:
+        """Raises UserError where text `number` has more tokens than `max_len`, or none."""
+        if not 0 < len(ids) <= self.max_len:
+            raise UserError(
+                f"text {number} has {len(ids)} tokens and this encoder takes 1 to {self.max_len}; split it into "
+                "passages."
+            )
 
     def _reads_only(self, *_: Any, **__: Any) -> NoReturn:
         raise UserError(f"a {self.family} encoder reads texts and writes none; `embed` is what it does.")

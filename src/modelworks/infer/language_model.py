@@ -21,16 +21,19 @@ from modelworks.nn.transformer import Transformer
 
 from .encoder import embed
 from .engine import Engine, evaluating
+from .opened import Opened
 from .sampling import Sampling
 
 
-class LanguageModel:
+class LanguageModel(Opened):
     """A built model with its tokenizer, as `mw.load` returns it. `facts` is what modelworks.json says.
 
-    It may have adapters: `attach` opens one beside the weights, `with_adapter` is this model with one of them at
-    work, and `generate`, `stream` and `chat` take `adapter=NAME` (None: the base alone) for a single request.
+    `ends` are tokens that end a text besides the tokenizer's own marks. It may have adapters: `attach` opens one
+    beside the weights, `with_adapter` is this model with one of them at work, and `generate`, `stream` and
+    `chat` take `adapter=NAME` (None: the base alone) for a single request.
     """
 
+    model: Transformer
     adapter: str | None = None
     """The adapter at work; '' is the base alone, None whatever the model uses."""
 
@@ -41,32 +44,23 @@ class LanguageModel:
         family: str,
         config: Any,
         facts: dict[str, Any] | None = None,
+        *,
+        ends: Sequence[int] = (),
     ) -> None:
-        self.model = model.eval()
-        self.family, self.config, self.facts = family, config, facts or {}
-        self._tokenizer = tokenizer
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """Raises UserError where the folder had none (then only `logits` works)."""
-        if self._tokenizer is None:
-            raise UserError("this model has no tokenizer.json beside it; copy the one it was trained with there.")
-        return self._tokenizer
+        super().__init__(model, tokenizer, family, config, facts)
+        self.ends = tuple(ends)
 
     @property
     def max_len(self) -> int:
         """The context in tokens."""
         return int(self.config.max_len)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.model.parameters()).device
-
     @cached_property
     def engine(self) -> Engine:
         """What generates and scores."""
-        return Engine(self.model, self.tokenizer, self.max_len)
+        engine = Engine(self.model, self.tokenizer, self.max_len)
+        engine.stop_tokens |= set(self.ends)
+        return engine
 
     @property
     def adapters(self) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +11,35 @@ from ..base.device import DTYPES, choose_device, set_threads
 from ..base.errors import UserError, nearest
 from ..data.retrieve import Passages
 from ..data.steps.passages import FILE
-from ..hub import directory, sentence
-from ..hub.presets import family_module
-from ..infer.encoder import TextEncoder
 from ..infer.grounded import Assistant
-from ..infer.language_model import LanguageModel
-from ..nn.transformer import Transformer
+from ..infer.opened import Opened
 from . import opening, report, schema
 from .runner import Runner
 from .stages.export import ABOUT
 
 
-def load(name: str | Path, *, device: str = "auto", dtype: str | None = None) -> LanguageModel | TextEncoder:
-    """Open a model directory, or a name on the Hugging Face hub, to `generate`, `chat`, `score`, `logits` with.
+def load(name: str | Path, *, device: str = "auto", dtype: str | None = None) -> Opened:
+    """Open a model directory, or a name on the Hugging Face hub, as what it is: each kind has verbs of its own.
 
     `device` is auto, cpu, cuda ...; `dtype` float32, bfloat16 or float16 (as stored where None). A directory that
-    holds passages gives an `Assistant`: its `chat` and `answer` say only what those passages support. An encoder,
-    or what sentence-transformers made, gives a `TextEncoder`, whose `embed` pools as the files beside it say.
+    holds passages gives an `Assistant`: its `chat` and `answer` say only what those passages support. What decodes
+    text gives a `LanguageModel` (`generate`, `chat`, `score`, `classify`, `embed`, `logits`), an encoder-decoder a
+    `TextToText` (`generate`, `score`, `embed`), an encoder, or what sentence-transformers made, a `TextEncoder`, whose
+    `embed` pools as the files beside it say. Asked for what its kind does not do, a model says what it does.
     Raises UserError, DamagedError, FailureError.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype '{dtype}' is not known{nearest(dtype, list(DTYPES))}.")
     set_threads()
     opened = opening.load(name, device=choose_device(device), dtype=DTYPES[dtype] if dtype else None)
-    made = (opened.model, opened.tokenizer, opened.family, opened.config, opened.facts)
     folder = opened.folder or Path(name)
     if not (folder / FILE).is_file():
-        says = sentence.read(folder)
-        if says is not None or _reads_only(opened):
-            return TextEncoder(*made, **asdict(says or sentence.Sentence()))
-        return LanguageModel(*made)
+        return opening.usable(opened)
+    made = (opened.model, opened.tokenizer, opened.family, opened.config, opened.facts)
     if files.is_complete(folder):
         files.verify(folder, only=FILE)
     about = files.read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
     return Assistant(*made, passages=Passages(folder / FILE), about=about)
-
-
-def _reads_only(opened: directory.Loaded) -> bool:
-    """True for an encoder of texts: one transformer, not causal."""
-    text = isinstance(opened.model, Transformer) and hasattr(opened.config, "vocab_size")
-    return text and not family_module(opened.family).shape(opened.config).causal
 
 
 def run(

@@ -1,8 +1,11 @@
-"""A model opened by path or name, also where the path is an adapter's: its base is opened and the adapter put on."""
+"""A model opened by path or name, also where the path is an adapter's: its base is opened and the adapter put on.
+
+What was opened becomes something to use by its kind (`usable`): what reads, what writes, and what its head says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,15 @@ import torch
 
 from ..adapters import _attached, _folder
 from ..base import files
-from ..hub import directory
+from ..hub import directory, sentence
+from ..hub.presets import family_module
+from ..infer.encoder import TextEncoder
+from ..infer.language_model import LanguageModel
+from ..infer.opened import Opened
+from ..infer.text_to_text import TextToText
+from ..infer.writing import ids_of
+from ..nn.encoder_decoder import EncoderDecoder
+from ..nn.transformer import Transformer
 from ..quant.stored import packing_from
 
 
@@ -25,6 +36,36 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.d
     opened = directory.load(_folder.base_of(folder), device=device, dtype=dtype, unpack=packing_from)
     put_on(opened, folder)
     return opened
+
+
+def usable(opened: directory.Loaded) -> Opened:
+    """What `mw.load` returns for a model, by its kind. Raises UserError, DamagedError for files beside it."""
+    made = (opened.model, opened.tokenizer, opened.family, opened.config, opened.facts)
+    if isinstance(opened.model, EncoderDecoder):
+        return _writer(opened)
+    says = sentence.read(opened.folder) if opened.folder is not None else None
+    if says is not None or _reads_only(opened):
+        return TextEncoder(*made, **asdict(says or sentence.Sentence()))
+    return LanguageModel(*made, ends=_ends(opened))
+
+
+def _writer(opened: directory.Loaded) -> Opened:
+    """An encoder-decoder, or its encoder alone where it has no head."""
+    model, rest = opened.model, (opened.tokenizer, opened.family, opened.config, opened.facts)
+    if opened.config.head == "none":
+        return TextEncoder(model.encoder, *rest)
+    return TextToText(model, *rest, generation=opened.usage.generation)
+
+
+def _reads_only(opened: directory.Loaded) -> bool:
+    """True for an encoder of texts: one transformer, not causal."""
+    text = isinstance(opened.model, Transformer) and hasattr(opened.config, "vocab_size")
+    return text and not family_module(opened.family).shape(opened.config).causal
+
+
+def _ends(opened: directory.Loaded) -> tuple[int, ...]:
+    """What generation_config.json says that a text ends with."""
+    return ids_of(opened.usage.generation, "eos_token_id", opened.config.vocab_size)
 
 
 def put_on(opened: directory.Loaded, folder: str | Path, learn: bool = False) -> str:

@@ -24,7 +24,8 @@ NEXT = "modelworks serve {out}"
 def write(source: Path, folder: Path, config: Config) -> dict[str, Any]:
     """Copy a model into `folder`, open the copy and compare: every tensor, and logits where it takes tokens."""
     opened = opening.plain(source, dtype=KNOWN[config.dtype])
-    directory.save(folder, opened.model, opened.family, opened.config, opened.tokenizer, dict(opened.facts))
+    made = (opened.model, opened.family, opened.config, opened.tokenizer, dict(opened.facts))
+    directory.save(folder, *made, used=opened.usage)
     again = directory.load(folder)
     before, after = opened.model.state_dict(), again.model.state_dict()
     different = [name for name in before if not _equal(before[name], after.get(name))]

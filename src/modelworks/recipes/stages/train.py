@@ -142,7 +142,7 @@ def run(config: Config, job: Job) -> dict[str, Any]:
     facts = {"stage": job.name, "objective": config.own.objective, "metrics": metrics, "settings": config.model_dump()}
     facts |= {"lineage": {key: [p.name for p in paths] for key, paths in job.inputs.items()}, "seed": job.seed}
     if adapter is None:
-        directory.save(job.folder, model.cpu(), made.family, made.config, made.tokenizer, facts)
+        directory.save(job.folder, model.cpu(), made.family, made.config, made.tokenizer, facts, used=made.usage)
     else:
         counts["trained"] = sum(p.numel() for p in _attached.weights(model, adapter))
         _folder.save(model.cpu(), adapter, job.folder, base=_base(job), facts=facts)
