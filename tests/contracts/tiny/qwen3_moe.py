@@ -4,7 +4,7 @@ from modelworks.models.qwen3_moe import Config
 KIND = "decoder"
 BASE = Config(
     vocab_size=97, d_model=32, n_layers=2, n_heads=4, n_kv_heads=2, d_head=16, d_ff=16, d_dense=40, max_len=64,
-    n_experts=5, n_active=2, rope_theta=1e4,
+    n_experts=4, n_active=2, rope_theta=1e4,
 )  # fmt: skip
 CONFIGS = {
     "untied": BASE,
