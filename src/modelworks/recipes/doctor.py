@@ -17,6 +17,7 @@ EXTRAS = {
     "serve": ["fastapi", "uvicorn", "prometheus_client"],
     "viz": ["matplotlib"],
     "eval": ["scipy", "sklearn"],
+    "export": ["gguf", "onnx", "onnxscript", "onnxruntime"],
 }
 
 
