@@ -37,7 +37,8 @@ class Output:
     float32 [B, T]: cross-entropies in nats at each position, 0 where the label is ignored (-100). A head for
     classes has [B, C] and [B]; a model without a head neither. `pooled` [B, D]: one vector a row, where the
     family has one.
-    `balance`: the load-balance loss of a mixture of experts, a scalar to be scaled and added by the objective.
+    `balance`: the load-balance loss of a mixture of experts times its family's coefficient, a mean over layers: an
+    objective adds it to its mean loss (to a sum, as often as the sum has things).
     """
 
     hidden: Tensor
