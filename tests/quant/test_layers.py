@@ -81,7 +81,9 @@ def test_products_are_with_that_matrix(method: str, rows: int, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("method", PLAIN)
-@pytest.mark.parametrize("outputs, inputs, group", [(97, 40, 8), (16, 64, 64), (33, 72, 24), (80, 96, 96), (5, 33, 33)])
+@pytest.mark.parametrize(
+    "outputs, inputs, group", [(97, 40, 8), (97, 64, 32), (16, 64, 64), (33, 72, 24), (80, 96, 96), (5, 33, 33)]
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_shapes_that_kernels_do_not_like(method: str, outputs: int, inputs: int, group: int, dtype) -> None:
     if METHODS[method].layer.fits(inputs, inputs if method == "int8" else group):

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ._nibbles import numbers, split
 from .linear import QuantisedLinear, packed_kernel
@@ -45,16 +46,18 @@ class Int4Linear(QuantisedLinear):
         return found.unflatten(1, (-1, self.group)).mul_(scales.to(wide)[..., None]).flatten(1).to(dtype)
 
     def quick(self, rows: Tensor) -> Tensor | None:
-        if self.group not in KERNEL_GROUPS or self.out_features % 16 or not packed_kernel(rows, self):
+        if self.group not in KERNEL_GROUPS or not packed_kernel(rows, self):
             return None
         if self._kernel is None:
-            low, high = split(self.codes)
-            codes = torch.stack((low, high), 2).view(self.out_features, -1).int()
-            turned = self.scales.t()
+            more = (0, 0, 0, -self.out_features % 16)  # the kernel wants outputs in sixteens; a vocabulary rarely is
+            low, high = split(F.pad(self.codes, more))
+            codes = torch.stack((low, high), 2).flatten(1).int()
+            turned = F.pad(self.scales, more).t()
             both = torch.stack((turned, torch.zeros_like(turned)), 2).contiguous()
             self._kernel = torch._convert_weight_to_int4pack_for_cpu(codes, 1), both
         packed, both = self._kernel
-        return torch._weight_int4pack_mm_for_cpu(rows.contiguous(), packed, self.group, both)
+        out = torch._weight_int4pack_mm_for_cpu(rows.contiguous(), packed, self.group, both)
+        return out[:, : self.out_features]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self._kernel = None

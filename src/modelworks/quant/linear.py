@@ -87,7 +87,7 @@ class QuantisedLinear(nn.Module):
             starts = range(0, self.out_features, step)
             parts = [F.linear(rows, self.values(s, min(s + step, self.out_features), x.dtype)) for s in starts]
             out = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
-        return out.view(*x.shape[:-1], self.out_features)
+        return out.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         bias = "" if self.bias is None else ", bias"
