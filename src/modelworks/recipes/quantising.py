@@ -206,9 +206,10 @@ def _lost(
 @torch.no_grad()
 def tokens_per_second(model: nn.Module, steps: int = STEPS, rounds: int = 3) -> float:
     """Speed of writing one token after another with a cache, one row: the best of some rounds."""
-    words, dice = model.head.projection.out_features, torch.Generator().manual_seed(0)  # type: ignore[union-attr]
+    words: int = model.head.projection.out_features  # type: ignore[union-attr, assignment]
+    dice = torch.Generator().manual_seed(0)
     device = next(model.parameters()).device
-    tokens = torch.randint(int(words), (1, PROMPT), generator=dice).to(device)
+    tokens = torch.randint(words, (1, PROMPT), generator=dice).to(device)
     best = 0.0
     for _ in range(rounds):
         cache = model.new_cache(1, PROMPT + steps)  # type: ignore[operator]
