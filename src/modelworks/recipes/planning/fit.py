@@ -17,6 +17,7 @@ import numpy as np
 
 from ...base import files
 from ...base.errors import UserError
+from .present import count
 from .scaling import Parametric
 
 DELTA = 1e-3
@@ -156,13 +157,20 @@ def from_runs(folders: Sequence[str], out: Path | None) -> dict[str, Any]:
         "largest_misfit": worst,
         "runs": rows,
         "budgets": sure["budgets"],
-        "note": "the last two budgets lie outside of what was measured; trust them as far as their intervals go",
+        "note": _note(points, law),
     }
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         files.write_json(out / "law.json", result)
         result["plots"] = draw(points, law, sure["budgets"], out)
     return result
+
+
+def _note(points: Sequence[Point], law: Parametric) -> str:
+    note = "the last two budgets lie outside of what was measured; trust them as far as their intervals go"
+    if 0.01 * min(point.loss for point in points) > law.E:
+        note += "; these runs do not show yet where the loss ends (E is about 0), so it is told too low far ahead"
+    return note
 
 
 def draw(points: Sequence[Point], law: Parametric, budgets: Sequence[dict[str, Any]], out: Path) -> list[str]:
@@ -181,7 +189,7 @@ def draw(points: Sequence[Point], law: Parametric, budgets: Sequence[dict[str, A
             axes.plot(reach, [law.loss(size, c / 6 / size) for c in reach], color=colour, linewidth=0.9, alpha=0.7)
             axes.scatter(
                 [6 * p.parameters * p.tokens for p in mine], [p.loss for p in mine], s=18, color=colour,
-                label=f"{size / 1e6:,.3g}M parameters",
+                label=f"{count(size)} parameters",
             )  # fmt: skip
         axes.plot(reach, [law.loss(*law.best(c)) for c in reach], color="black", linewidth=1.4, label="best size")
         axes.errorbar(
