@@ -202,11 +202,12 @@ def activations(shape: Shape, seq: int, rows: int, width: int = 2, dropout: floa
 def _kept_per_token(shape: Shape, seq: int, width: int, dropout: float) -> float:
     heads, kv = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
     each = 3 if shape.head_norms else 2
-    inner = (4 if shape.feedforward_matrices == 3 else 2) * shape.d_ff * max(shape.n_active, 1)
+    gated = shape.feedforward_matrices == 3
+    inner = (4 if gated else 2) * shape.d_ff
+    if shape.n_experts:  # only what goes into the activation is kept (`nn.experts`)
+        inner = (2 if gated else 1) * shape.d_ff * shape.n_active
     narrow = 2 * shape.d_model + each * (heads + kv) + inner
     places = 2
-    if shape.n_experts:
-        narrow += 2 * shape.n_active * shape.d_model  # each expert's input and output, gathered
     if shape.cross_attention:
         places, narrow = 3, narrow + shape.d_model + 2 * (heads + kv)
     attended = _kept_by_attention(shape, seq, width, dropout) * (2 if shape.cross_attention else 1)
