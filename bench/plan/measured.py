@@ -42,6 +42,7 @@ CASES = [
     case("qwen3-base", 2, 256, "bfloat16"),
     case("gpt2", 2, 128, "bfloat16"),
     case("bert-nano", 16, 128, "float32"),
+    case("mixtral-nano", 8, 256, "float32"),
 ]
 
 
