@@ -79,9 +79,10 @@ def _parser() -> argparse.ArgumentParser:
         if name in ("evaluate", "attack"):
             command.add_argument("--gate", metavar="YAML", help="thresholds; exit status 1 where one is not held")
         command.epilog = f"Settings as --name value: modelworks schema {name} lists them."
-    speak = verb("generate", _generate, "continue a text")
+    speak = verb("generate", _generate, "continue a text, answer or translate it, write down what a WAV file says")
     speak.add_argument("model")
-    speak.add_argument("prompt")
+    speak.add_argument("prompt", help="a text, or for a speech model a sound's path")
+    speak.add_argument("--image", action="append", metavar="FILE", help="for a model that sees: stands at <image>")
     talk = verb("chat", _chat, "talk to a model or an assistant in the terminal")
     talk.add_argument("model")
     talk.add_argument("question", nargs="?", help="ask this and end (default: a conversation)")
@@ -199,7 +200,8 @@ def _generate(options: argparse.Namespace, rest: list[str]) -> None:
     from .recipes import front
 
     model = front.load(options.model)
-    for piece in model.stream(options.prompt, **_sampling(options.set)):
+    seen = {"images": options.image} if options.image else {}
+    for piece in model.stream(options.prompt, **seen, **_sampling(options.set)):
         print(piece, end="", flush=True)
     print()
 
@@ -207,14 +209,14 @@ def _generate(options: argparse.Namespace, rest: list[str]) -> None:
 def _chat(options: argparse.Namespace, rest: list[str]) -> None:
     from .recipes import front, talk
 
-    talk.talk(front.load(options.model), options.question, _sampling(options.set))
+    talk.talk(front.speaker(options.model), options.question, _sampling(options.set))
 
 
 def _serve(options: argparse.Namespace, rest: list[str]) -> None:
     from .recipes import front, opening
     from .serve import app
 
-    models = opening.together(options.model, front.load)
+    models = opening.together(options.model, front.speaker)
     app.serve(models, host=options.host, port=options.port)
 
 

@@ -142,7 +142,7 @@ def test_an_encoder_without_those_files_pools_the_mean(made: Path) -> None:
     (made / "modules.json").unlink(missing_ok=True)
     model = mw.load(made, device="cpu")
     assert isinstance(model, TextEncoder) and (model.pooling, model.normalise, model.max_len) == ("mean", True, 64)
-    with pytest.raises(UserError, match="a bert encoder reads texts and writes none"):
+    with pytest.raises(UserError, match="a bert with the head 'none' does not generate; it can embed"):
         model.generate("the cat")
 
 

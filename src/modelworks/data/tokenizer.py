@@ -7,7 +7,8 @@ put in by id (`eos`, `im_start`, `im_end`), which `data.chat` does.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,29 @@ class Tokenizer:
             if whole[start : start + len(bare)] == bare:
                 return whole[:start], whole[start + len(bare) :]
         return [], []
+
+    def encode_marked(self, text: str, marks: Mapping[str, int]) -> list[int]:
+        """Ids of a text (without what stands around it) in which some strings are control tokens: {string: id}.
+
+        Where the tokenizer says that a token takes the space before or after it (RoBERTa's <mask>), it does.
+        """
+        added = self._backend.get_added_tokens_decoder()
+        tokens = {mark: added.get(id) for mark, id in marks.items()}
+        parts = re.split("(" + "|".join(map(re.escape, sorted(marks, key=len, reverse=True))) + ")", text)
+        ids: list[int] = []
+        for number, part in enumerate(parts):
+            if number % 2:
+                ids.append(marks[part])
+                continue
+            before = tokens[parts[number - 1]] if number else None
+            after = tokens[parts[number + 1]] if number + 1 < len(parts) else None
+            part = part.lstrip() if before is not None and before.rstrip else part
+            ids += self.encode(part.rstrip() if after is not None and after.lstrip else part)
+        return ids
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where in the text each token of `encode` stands: (first character, one after the last)."""
+        return list(self._backend.encode(lines.mend(text), add_special_tokens=False).offsets)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts at once, on all threads."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,14 @@ class TextEncoder(Opened):
                 "passages."
             )
 
-    def _reads_only(self, *_: Any, **__: Any) -> NoReturn:
-        raise UserError(f"a {self.family} encoder reads texts and writes none; `embed` is what it does.")
 
-    generate = stream = chat = score = chat_prompt = _reads_only
+def batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Numbers of rows of like lengths, so many at once as make `BATCH` tokens with their padding."""
+    batch: list[int] = []
+    for number in sorted(range(len(rows)), key=lambda i: len(rows[i])):
+        if batch and (len(batch) + 1) * len(rows[number]) > BATCH:
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch

@@ -17,7 +17,7 @@ from modelworks.data.tokenizer import Tokenizer
 from modelworks.nn.encoder_decoder import EncoderDecoder
 from modelworks.nn.memory import Memory
 
-from .encoder import BATCH, embed
+from .encoder import batches, embed
 from .opened import Opened
 from .sampling import Sampling, generators
 from .scheduler import Generation
@@ -97,7 +97,7 @@ class TextToText(Opened):
         """One `Sample` a source, in order: the tokens after the start, an ending one among them, and the text."""
         ids = self._sources(sources)
         rows = self._rows(ids, self._settings(sampling, "generate"))
-        for batch in _batches(ids):
+        for batch in batches(ids):
             for _ in self._steps([rows[i] for i in batch], [ids[i] for i in batch]):
                 pass
         return [finished(row, self.rules.ends, self.tokenizer.token_bytes) for row in rows]
@@ -112,7 +112,7 @@ class TextToText(Opened):
         for number, ids in enumerate(wanted):
             self._fits(f"target {number}", ids)
         out = [0.0] * len(wanted)
-        for batch in _batches(wanted):
+        for batch in batches(wanted):
             longest = max(len(wanted[i]) for i in batch)
             labels = torch.tensor([wanted[i] + [-100] * (longest - len(wanted[i])) for i in batch], device=self.device)
             tokens = torch.cat((torch.full_like(labels[:, :1], self.start), labels[:, :-1].clamp_min(0)), 1)
@@ -189,15 +189,3 @@ def after(
         reading[0] = reading[0].rows(index)
 
     return write(rows, start, step, keep, rules, token_bytes, memory.hidden.device)
-
-
-def _batches(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Numbers of rows of like lengths, so many at once as make `BATCH` tokens with their padding."""
-    batch: list[int] = []
-    for number in sorted(range(len(rows)), key=lambda i: len(rows[i])):
-        if batch and (len(batch) + 1) * len(rows[number]) > BATCH:
-            yield batch
-            batch = []
-        batch.append(number)
-    if batch:
-        yield batch

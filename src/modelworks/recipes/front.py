@@ -12,6 +12,7 @@ from ..base.errors import UserError, nearest
 from ..data.retrieve import Passages
 from ..data.steps.passages import FILE
 from ..infer.grounded import Assistant
+from ..infer.language_model import LanguageModel
 from ..infer.opened import Opened
 from . import opening, report, schema
 from .runner import Runner
@@ -25,8 +26,10 @@ def load(name: str | Path, *, device: str = "auto", dtype: str | None = None) ->
     holds passages gives an `Assistant`: its `chat` and `answer` say only what those passages support. What decodes
     text gives a `LanguageModel` (`generate`, `chat`, `score`, `classify`, `embed`, `logits`), an encoder-decoder a
     `TextToText` (`generate`, `score`, `embed`), an encoder, or what sentence-transformers made, a `TextEncoder`, whose
-    `embed` pools as the files beside it say. Asked for what its kind does not do, a model says what it does.
-    Raises UserError, DamagedError, FailureError.
+    `embed` pools as the files beside it say, and by its head a `TextClassifier` (`classify`), a `Tagger` (`tag`) or a
+    `GapFiller` (`fill_mask`). Speech is a `Speech` (`transcribe`), images are a `Vision` (`classify`, `embed`), with
+    texts a `Matcher` (`match`, `embed_texts`, `embed_images`) or an `Illustrated` (`generate`).
+    Asked for what its kind does not do, a model says what it does. Raises UserError, DamagedError, FailureError.
     """
     if dtype is not None and dtype not in DTYPES:
         raise UserError(f"dtype '{dtype}' is not known{nearest(dtype, list(DTYPES))}.")
@@ -40,6 +43,14 @@ def load(name: str | Path, *, device: str = "auto", dtype: str | None = None) ->
         files.verify(folder, only=FILE)
     about = files.read_json(folder / ABOUT) if (folder / ABOUT).is_file() else {}
     return Assistant(*made, passages=Passages(folder / FILE), about=about)
+
+
+def speaker(name: str | Path) -> LanguageModel:
+    """`load`, for what needs a language model (a server of chats, a conversation). Raises UserError for another."""
+    model = load(name)
+    if not isinstance(model, LanguageModel):
+        raise UserError(f"{name}: is a {model.family}, and a language model is needed; `mw.load` opens it in Python.")
+    return model
 
 
 def run(

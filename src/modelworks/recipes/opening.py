@@ -13,15 +13,23 @@ import torch
 
 from ..adapters import _attached, _folder
 from ..base import files
+from ..base.errors import UserError
+from ..data.pixels import FILE, Preparation, preparation
 from ..hub import directory, sentence
 from ..hub.presets import family_module
 from ..infer.encoder import TextEncoder
+from ..infer.illustrated import Illustrated
 from ..infer.language_model import LanguageModel
 from ..infer.opened import Opened
+from ..infer.speech import Speech
+from ..infer.text_heads import GapFiller, Tagger, TextClassifier
 from ..infer.text_to_text import TextToText
+from ..infer.vision import Matcher, Vision
 from ..infer.writing import ids_of
 from ..nn.encoder_decoder import EncoderDecoder
-from ..nn.transformer import Transformer
+from ..nn.pair import Pair
+from ..nn.stems import Tokens
+from ..nn.vision_language import VisionLanguage
 from ..quant.stored import packing_from
 
 
@@ -40,27 +48,53 @@ def load(name: str | Path, *, device: str | torch.device = "cpu", dtype: torch.d
 
 def usable(opened: directory.Loaded) -> Opened:
     """What `mw.load` returns for a model, by its kind. Raises UserError, DamagedError for files beside it."""
-    made = (opened.model, opened.tokenizer, opened.family, opened.config, opened.facts)
-    if isinstance(opened.model, EncoderDecoder):
+    model, used = opened.model, opened.usage
+    made = (model, opened.tokenizer, opened.family, opened.config, opened.facts)
+    if isinstance(model, EncoderDecoder):
         return _writer(opened)
+    if isinstance(model, VisionLanguage):
+        return Illustrated(*made, prepare=_prepare(opened, opened.config.image), generation=used.generation)
+    if isinstance(model, Pair):
+        pad = opened.tokenizer.special("pad_token") if opened.tokenizer is not None else None
+        return Matcher(*made, prepare=_prepare(opened, opened.config.image), pad=pad)
+    if not hasattr(opened.config, "vocab_size"):
+        classes = {"labels": used.labels, "problem": used.problem}
+        return Vision(model, *made[2:], prepare=_prepare(opened, opened.config), **classes)
+    return _reader(opened) or LanguageModel(*made, ends=_ends(opened))
+
+
+def _reader(opened: directory.Loaded) -> Opened | None:
+    """A transformer that reads texts, by its head; None for a decoder that writes."""
+    made = (opened.model, opened.tokenizer, opened.family, opened.config, opened.facts)
+    head = getattr(opened.config, "head", None)
     says = sentence.read(opened.folder) if opened.folder is not None else None
-    if says is not None or _reads_only(opened):
-        return TextEncoder(*made, **asdict(says or sentence.Sentence()))
-    return LanguageModel(*made, ends=_ends(opened))
+    if says is None and head not in ("classes", "tokens", "masked_lm", "none"):
+        causal = family_module(opened.family).shape(opened.config).causal
+        return None if causal else TextEncoder(*made)
+    settings = asdict(says or sentence.Sentence())
+    kinds = {"classes": TextClassifier, "tokens": Tagger, "masked_lm": GapFiller}
+    if head not in kinds:
+        return TextEncoder(*made, **settings)
+    return kinds[head](*made, labels=opened.usage.labels, problem=opened.usage.problem, **settings)
 
 
 def _writer(opened: directory.Loaded) -> Opened:
-    """An encoder-decoder, or its encoder alone where it has no head."""
-    model, rest = opened.model, (opened.tokenizer, opened.family, opened.config, opened.facts)
+    """An encoder-decoder of texts or of speech; its encoder alone where a model of texts has no head."""
+    rest: Any = (opened.tokenizer, opened.family, opened.config, opened.facts)
+    said = opened.usage.generation
+    if not isinstance(opened.model.encoder.stem, Tokens):
+        return Speech(opened.model, *rest, generation=said, hearing=opened.usage.processor("feature_extractor"))
     if opened.config.head == "none":
-        return TextEncoder(model.encoder, *rest)
-    return TextToText(model, *rest, generation=opened.usage.generation)
+        return TextEncoder(opened.model.encoder, *rest)
+    return TextToText(opened.model, *rest, generation=said)
 
 
-def _reads_only(opened: directory.Loaded) -> bool:
-    """True for an encoder of texts: one transformer, not causal."""
-    text = isinstance(opened.model, Transformer) and hasattr(opened.config, "vocab_size")
-    return text and not family_module(opened.family).shape(opened.config).causal
+def _prepare(opened: directory.Loaded, tower: Any) -> Preparation:
+    """How images are made ready. Raises UserError where a model that needs its file has none."""
+    said = opened.usage.processor("image_processor")
+    if not said and tower is not opened.config and not opened.facts:
+        raise UserError(f"{opened.folder}: has no {FILE}; copy the one that belongs to the model there.")
+    return preparation(said, tower.image_size, tower.channels)
 
 
 def _ends(opened: directory.Loaded) -> tuple[int, ...]:
