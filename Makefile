@@ -42,6 +42,12 @@ format:  ## put the code into the house style
 bench:   ## the measurements behind docs/benchmarks.md (long)
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/train/char_lm.py
+	$(BIN)/python bench/models/counts.py
+	$(BIN)/python bench/models/parity.py
+	$(BIN)/python bench/models/speed.py --compile
+	$(BIN)/python bench/plan/measured.py
+	$(BIN)/python bench/adapters/peft.py
+	$(BIN)/python bench/quant/decode.py
 
 docs:    ## the documents as a web site in site/
 	@$(SETUP) --extras docs
