@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -53,3 +55,11 @@ def test_a_device_that_is_not_there() -> None:
     with pytest.raises(UserError, match="cuda"):
         device.choose_device("cuda")
     assert device.choose_device("auto").type in ("cpu", "mps")
+
+
+def test_peak_memory_is_not_the_parents() -> None:
+    """What starts a process may be larger than it; getrusage on Linux would tell of that."""
+    ballast = b"x" * 600_000_000
+    code = "from modelworks.base.device import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 20_000_000 < int(done.stdout) < len(ballast)
