@@ -156,9 +156,16 @@ def test_the_short_commands_run(document: str, copy: Path) -> None:
     run_page((ROOT / document).read_text(encoding="utf-8"), copy, document, small=False)
 
 
+TOGETHER = {"README.md", "README.zh-CN.md"}
+"""Pages with the same commands: on one worker, in one copy, so that the demo is made once and a port is free."""
+GROUPED = [
+    pytest.param(page, marks=pytest.mark.xdist_group("readme" if page in TOGETHER else page)) for page in DOCUMENTS
+]
+
+
 @pytest.mark.small
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("document", DOCUMENTS)
+@pytest.mark.parametrize("document", GROUPED)
 def test_every_command_runs(document: str, copy: Path) -> None:
     run_page((ROOT / document).read_text(encoding="utf-8"), copy, document, small=True)
 
