@@ -80,7 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     languages = {"<|en|>": 10, "<|zh|>": 11}
     said = {
         "lang_to_id": languages, "task_to_id": {"transcribe": 13, "translate": 14}, "no_timestamps_token_id": 15,
-        "is_multilingual": True, "suppress_tokens": [20, 21], "begin_suppress_tokens": [0, 30], "max_length": 40,
+        "is_multilingual": True, "suppress_tokens": [20, 21], "begin_suppress_tokens": [0, 66], "max_length": 40,
         "alignment_heads": None, "return_timestamps": False, "no_repeat_ngram_size": 2,
     }  # fmt: skip
     for name, value in said.items():
