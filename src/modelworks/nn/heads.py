@@ -131,9 +131,16 @@ class CrossEntropy(torch.autograd.Function):
     in the backward pass; the rest of the slope scales rows of D numbers and never touches V of them.
     """
 
-    CHUNK = 1 << 20
-    """Logits in a chunk: 4 MB in float32 stay in the processor's cache."""
+    CHUNK, ROWS, LARGEST = 1 << 20, 256, 1 << 23
+    """Logits in a chunk: 4 MB in float32 stay in the processor's cache; but 256 rows, up to 32 MB, where the words are
+    so many that reading the table again for a few rows costs more (32,000 words of 512: 436 ms against 686)."""
     KEEP = 256 << 20
+
+    @staticmethod
+    def at_once(words: int) -> int:
+        """Rows in a chunk over so many words."""
+        most = CrossEntropy.LARGEST // words
+        return max(1, CrossEntropy.CHUNK // words, min(CrossEntropy.ROWS, most))
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -141,7 +148,7 @@ class CrossEntropy(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             rows, table = hidden.to(dtype), weight.to(dtype)
             shift = None if bias is None else bias.to(dtype)
-            size = max(1, CrossEntropy.CHUNK // len(table))
+            size = CrossEntropy.at_once(len(table))
             keep = any(ctx.needs_input_grad) and len(rows) * len(table) * dtype.itemsize <= CrossEntropy.KEEP
             losses = hidden.new_empty(len(rows), dtype=torch.float32)
             sums = torch.empty_like(losses)
@@ -165,20 +172,21 @@ class CrossEntropy(torch.autograd.Function):
             scale = (grad / sums)[:, None]
             to_rows = torch.empty_like(rows)
             to_table = to_shift = None
-            if ctx.needs_input_grad[1]:  # not under an adapter: half of the work here
-                to_table = torch.zeros(table.shape, dtype=torch.float32, device=table.device)
+            learns = ctx.needs_input_grad[1]  # not under an adapter: half of the work here
             if shift is not None and ctx.needs_input_grad[3]:
                 to_shift = torch.zeros(len(table), device=table.device)
             for start in range(0, len(rows), max(1, ctx.size)):
                 here = slice(start, start + ctx.size)
                 shares = kept if len(kept) else _exponentials(rows[here], table, labels[here], shift)[0].to(rows.dtype)
                 torch.mm(shares, table, out=to_rows[here])
-                if to_table is not None:
-                    to_table += shares.t() @ (rows[here] * scale[here]).to(rows.dtype)
+                if learns:
+                    part = (shares.t() @ (rows[here] * scale[here]).to(rows.dtype)).float()
+                    to_table = part if to_table is None else to_table.add_(part)
                 if to_shift is not None:
                     to_shift += (shares.t() @ scale[here].to(shares.dtype)).squeeze(1)
             to_rows = to_rows * scale - table[labels] * grad[:, None]
-            if to_table is not None:
+            if learns:
+                to_table = torch.zeros_like(table, dtype=torch.float32) if to_table is None else to_table
                 to_table = to_table.index_add_(0, labels, rows * grad[:, None], alpha=-1).to(ctx.dtypes[1])
             if to_shift is not None:
                 to_shift.index_add_(0, labels, grad, alpha=-1)

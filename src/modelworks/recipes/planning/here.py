@@ -202,7 +202,8 @@ def memory(
         later = arithmetic.activations(shape, seq, rows, 2, dropout) - wide_logits // 2
     held = max(first, later + states - large)
     kept = max(first, later)
-    head = table + 3 * 4 * min(CrossEntropy.CHUNK, rows * seq * shape.vocab_size) + wide_logits
+    at_once = min(CrossEntropy.at_once(max(shape.vocab_size, 1)), rows * seq)
+    head = table + 3 * 4 * at_once * shape.vocab_size + wide_logits
     # stacked gradients and the update of a group, the update of the one before, and the iteration in bfloat16
     muon = sum(size * n for size, n in zip((8, 4), big, strict=False))
     muon += 2 * big[0] if big and 2 * big[0] >= WIDE else 0
