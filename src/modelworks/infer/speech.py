@@ -108,6 +108,8 @@ class Speech(Opened):
     def _begun(
         self, heard: Tensor | str | Path, language: str | None, task: str, sampling: dict[str, Any]
     ) -> tuple[Generation, Iterator[None]]:
+        if self.config.head == "none":
+            raise UserError(f"this {self.family} has no head, so it writes nothing; name the model that has one.")
         settings = build(Sampling, {"temperature": 0.0, **sampling}, "transcribe")
         mel = self.mel(heard)[None].to(self.device)
         with torch.inference_mode():
