@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +27,7 @@ class Softmax(nn.Module):
         """[B, H, T, D], [B, K, S, D] twice -> [B, H, T, D]."""
         dropout = self.dropout if self.training else 0.0
         n_heads, n_kv_heads = queries.shape[1], keys.shape[1]
-        if queries.requires_grad and not dropout and layout.cache is None and mask.fixed and _suits_blocks(queries):
+        if layout.cache is None and not dropout and mask.fixed and _suits_blocks(queries, mask.causal):
             scale = queries.shape[-1] ** -0.5 if self.scale is None else self.scale
             return Blockwise.apply(queries, keys, values, mask.square(layout, queries.dtype), scale, mask.causal)
         seen, is_causal = mask(layout, queries.dtype)
@@ -40,8 +41,14 @@ class Softmax(nn.Module):
         )
 
 
-def _suits_blocks(queries: Tensor) -> bool:
-    return queries.device.type == "cpu" and 1 < queries.shape[2] <= LONGEST
+def _suits_blocks(queries: Tensor, causal: bool) -> bool:
+    """Where `Blockwise` is the quicker of the two: in training on a processor.
+
+    In float32 without causality nothing is skipped, and torch's kernel is: forward and backward of 8 x 197 tokens
+    49 ms against 63; in bfloat16 68 against 31 (one Zen 4 core, 12 heads of 64).
+    """
+    trained = queries.requires_grad and queries.device.type == "cpu" and 1 < queries.shape[2] <= LONGEST
+    return trained and (causal or queries.dtype != torch.float32)
 
 
 class Scored(nn.Module):
