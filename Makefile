@@ -19,7 +19,7 @@ demo:    ## raw data to a served assistant in ten minutes, then the report
 	@$(BIN)/modelworks run demo
 
 test:    ## the fast tests (minutes)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	OMP_NUM_THREADS=1 MODELWORKS_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 small:   ## the slower tests on real data, and every command of the documents
 	$(BIN)/python -m pytest -m small --timeout 1800
