@@ -156,18 +156,17 @@ def test_the_short_commands_run(document: str, copy: Path) -> None:
     run_page((ROOT / document).read_text(encoding="utf-8"), copy, document, small=False)
 
 
-TOGETHER = {"README.md", "README.zh-CN.md"}
-"""Pages with the same commands: on one worker, in one copy, so that the demo is made once and a port is free."""
-GROUPED = [
-    pytest.param(page, marks=pytest.mark.xdist_group("readme" if page in TOGETHER else page)) for page in DOCUMENTS
-]
+TOGETHER = [page for page in PAGES[:2] if page in DOCUMENTS]
+"""Pages with the same commands: one after the other in one copy, so that the demo is made once and a port is free."""
+GROUPS = [TOGETHER, *([page] for page in DOCUMENTS if page not in TOGETHER)]
 
 
 @pytest.mark.small
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("document", GROUPED)
-def test_every_command_runs(document: str, copy: Path) -> None:
-    run_page((ROOT / document).read_text(encoding="utf-8"), copy, document, small=True)
+@pytest.mark.parametrize("pages", GROUPS, ids="+".join)
+def test_every_command_runs(pages: list[str], copy: Path) -> None:
+    for page in pages:
+        run_page((ROOT / page).read_text(encoding="utf-8"), copy, page, small=True)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
