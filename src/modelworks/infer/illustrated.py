@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,18 +14,17 @@ from modelworks.data.pixels import Preparation
 from modelworks.data.tokenizer import Tokenizer
 from modelworks.nn.vision_language import VisionLanguage
 
-from .opened import Opened
 from .sampling import Sampling, generators
 from .scheduler import Generation
 from .streaming import TextStream
-from .writing import Rules, finished, pieces, rules, write
+from .writing import Writer, finished, pieces, write
 
 IMAGE = "<image>"
 """What stands in a text for an image."""
 
 
-class Illustrated(Opened):
-    """A vision-language model. Unless told otherwise it takes the likeliest token: `temperature` is 0."""
+class Illustrated(Writer):
+    """A vision-language model. `prepare` makes pixels of an image."""
 
     model: VisionLanguage
 
@@ -42,16 +39,8 @@ class Illustrated(Opened):
         prepare: Preparation,
         generation: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, family, config, facts)
-        self.prepare, self.generation = prepare, dict(generation or {})
-
-    @cached_property
-    def rules(self) -> Rules:
-        """How it ends. Raises UserError for a generation_config.json that cannot be."""
-        eos = None
-        with suppress(UserError):
-            eos = self.tokenizer.eos
-        return rules(self.generation, eos, self.config.vocab_size)
+        super().__init__(model, tokenizer, family, config, facts, generation=generation)
+        self.prepare = prepare
 
     def generate(self, text: str, images: Sequence[Any] = (), **sampling: Any) -> str:
         """The continuation of a text with images (pillow's, or paths) where it has <image>, in order.

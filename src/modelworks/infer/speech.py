@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,15 @@ from modelworks.data.tokenizer import Tokenizer
 from modelworks.nn.encoder_decoder import EncoderDecoder
 from modelworks.nn.memory import Memory
 
-from .opened import Opened
 from .sampling import Sampling, generators
 from .scheduler import Generation
 from .streaming import TextStream
 from .text_to_text import after
-from .writing import Rules, finished, ids_of, pieces, rules
+from .writing import Writer, finished, ids_of, pieces
 
 
-class Speech(Opened):
-    """A speech model. `generation` is what its generation_config.json says, `hearing` its preprocessor_config.json.
-
-    Unless told otherwise it takes the likeliest token: `temperature` is 0.
-    """
+class Speech(Writer):
+    """A speech model. `hearing` is what its preprocessor_config.json says."""
 
     model: EncoderDecoder
 
@@ -46,17 +40,9 @@ class Speech(Opened):
         generation: Mapping[str, Any] | None = None,
         hearing: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(model, tokenizer, family, config, facts)
-        self.generation, self.hearing = dict(generation or {}), dict(hearing or {})
+        super().__init__(model, tokenizer, family, config, facts, generation=generation)
+        self.hearing = dict(hearing or {})
         self.rate = int(self.hearing.get("sampling_rate", 16_000))
-
-    @cached_property
-    def rules(self) -> Rules:
-        """How it begins and ends. Raises UserError for a generation_config.json that cannot be."""
-        eos = None
-        with suppress(UserError):
-            eos = self.tokenizer.eos
-        return rules(self.generation, eos, self.config.vocab_size)
 
     def mel(self, heard: Tensor | str | Path) -> Tensor:
         """The spectrogram float32 [M, F] of a WAV file, or of samples float [T] at `rate`; one that is given stays.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from typing import Any, overload
 
 import torch
@@ -13,51 +11,25 @@ from torch import Tensor
 from modelworks.base.config import build
 from modelworks.base.errors import UserError
 from modelworks.base.protocols import Sample
-from modelworks.data.tokenizer import Tokenizer
 from modelworks.nn.encoder_decoder import EncoderDecoder
 from modelworks.nn.memory import Memory
 
 from .encoder import batches, embed
-from .opened import Opened
 from .sampling import Sampling, generators
 from .scheduler import Generation
 from .streaming import TextStream
-from .writing import Rules, finished, ids_of, pieces, rules, write
+from .writing import Rules, Writer, finished, ids_of, pieces, write
 
 
-class TextToText(Opened):
-    """An encoder-decoder with its tokenizer. `generation` is what its generation_config.json says.
-
-    Unless told otherwise it takes the likeliest token at each place: `temperature` is 0, not 1.
-    """
+class TextToText(Writer):
+    """An encoder-decoder with its tokenizer."""
 
     model: EncoderDecoder
-
-    def __init__(
-        self,
-        model: EncoderDecoder,
-        tokenizer: Tokenizer | None,
-        family: str,
-        config: Any,
-        facts: dict[str, Any] | None = None,
-        *,
-        generation: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(model, tokenizer, family, config, facts)
-        self.generation = dict(generation or {})
 
     @property
     def max_len(self) -> int:
         """The longest source, and the longest target, in tokens."""
         return int(self.config.max_len)
-
-    @cached_property
-    def rules(self) -> Rules:
-        """How it begins and ends. Raises UserError for a generation_config.json that cannot be."""
-        eos = None
-        with suppress(UserError):
-            eos = self.tokenizer.eos
-        return rules(self.generation, eos, self.config.vocab_size)
 
     @property
     def start(self) -> int:

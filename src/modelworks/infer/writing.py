@@ -7,15 +7,19 @@ token, what ends a row, and the dropping of rows that have ended.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelworks.base.errors import UserError
 from modelworks.base.protocols import Sample
+from modelworks.data.tokenizer import Tokenizer
 
+from .opened import Opened
 from .sampling import Picker
 from .scheduler import Generation
 from .streaming import text_of
@@ -70,6 +74,34 @@ def _only(logits: Tensor, token: int) -> Tensor:
     out = torch.full_like(logits, -torch.inf)
     out[:, token] = 0.0
     return out
+
+
+class Writer(Opened):
+    """A model that writes after what it read. `generation` is what its generation_config.json says.
+
+    Unless told otherwise it takes the likeliest token at each place: `temperature` is 0, not 1.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Tokenizer | None,
+        family: str,
+        config: Any,
+        facts: dict[str, Any] | None = None,
+        *,
+        generation: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(model, tokenizer, family, config, facts)
+        self.generation = dict(generation or {})
+
+    @cached_property
+    def rules(self) -> Rules:
+        """How it begins and ends. Raises UserError for a generation_config.json that cannot be."""
+        eos = None
+        with suppress(UserError):
+            eos = self.tokenizer.eos
+        return rules(self.generation, eos, self.config.vocab_size)
 
 
 def rules(generation: Mapping[str, Any], eos: int | None, words: int) -> Rules:

@@ -68,6 +68,7 @@ def architectures(name: str) -> dict[str, str]:
 
 
 def matrix(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
+    """A linear layer as this shape has them: without a bias unless asked."""
     return nn.Linear(inputs, outputs, bias=bias)
 
 
@@ -97,6 +98,7 @@ def attention(
 
 
 def gated(config: LlamaShaped, activation: Callable[[Tensor], Tensor] = F.silu) -> GatedFeedForward:
+    """The gated feed-forward part (SwiGLU unless another activation is given)."""
     c = config
     return GatedFeedForward(matrix(c.d_model, c.d_ff), matrix(c.d_model, c.d_ff), matrix(c.d_ff, c.d_model), activation)
 

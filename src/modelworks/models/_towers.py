@@ -57,6 +57,7 @@ class ImageTower(Tower):
 
 
 def stack(tower: Tower, mask: nn.Module, norm: nn.Module) -> Stack:
+    """The blocks of a tower, all of which see what `mask` says, and the `norm` behind them."""
     t = tower
     blocks = [
         gpt_shaped.block(
@@ -69,6 +70,7 @@ def stack(tower: Tower, mask: nn.Module, norm: nn.Module) -> Stack:
 
 
 def text(tower: TextTower, mask: nn.Module, pool: nn.Module) -> Transformer:
+    """int64 [N, T] -> hidden [N, T, D] and, by `pool`, one vector a text."""
     t = tower
     stem = PositionedTokens(nn.Embedding(t.vocab_size, t.d_model), nn.Embedding(t.max_len, t.d_model))
     return Transformer(stem, stack(t, mask, LayerNorm(t.d_model, t.norm_eps)), Headless(pool))

@@ -96,6 +96,7 @@ def shape(config: Config) -> Shape:
 
 
 def image_shape(tower: ImageTower, **others: Any) -> Shape:
+    """What `nn.arithmetic` needs to know of the tower that looks; `others` outside its blocks as given."""
     return towers.shape(tower, learned_positions=2, other_vectors=4 * tower.d_model, **others)
 
 
@@ -118,6 +119,7 @@ def hf_names(config: Config) -> dict[str, Stored]:
 
 
 def hf_tied(config: Config) -> dict[str, str]:
+    """Nothing is tied."""
     return {}
 
 

@@ -84,6 +84,7 @@ def hf_names(config: Config) -> dict[str, Stored]:
 
 
 def hf_tied(config: Config) -> dict[str, str]:
+    """Nothing is tied."""
     return {}
 
 

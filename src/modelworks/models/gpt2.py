@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
-from ..base.config import Count, Settings
 from ..nn.activation import tanh_gelu
 from ..nn.arithmetic import Shape
 from ..nn.masks import Causal
@@ -17,40 +16,22 @@ from ..nn.stack import Stack
 from ..nn.stems import PositionedTokens
 from ..nn.transformer import Transformer
 from . import _gpt_shaped as gpt_shaped
+from . import _gpt_text as gpt_text
 from ._fresh import initialise
-from ._stored import Equal, Stored, head_of, idle, labels, missing, n_labels, need, per_layer, unprefixed
+from ._gpt_text import HF_PREFIX, GPTText
+from ._stored import Equal, Stored, idle, missing, need
+
+__all__ = ["HF_PREFIX"]
 
 HF_MODEL_TYPE = "gpt2"
 HF_ARCHITECTURES = {"GPT2LMHeadModel": "language", "GPT2Model": "none", "GPT2ForSequenceClassification": "classes"}
 
 
-class Config(Settings):
-    """Shape of a GPT-2 model."""
+class Config(GPTText):
+    """Shape of a GPT-2 model; weights that write to the residual stream start smaller, by sqrt(2 n_layers)."""
 
-    vocab_size: Count = 50257
-    """Number of words."""
-    d_model: int
-    """Width of the residual stream."""
-    n_layers: int
-    """Number of blocks."""
-    n_heads: int
-    """Attention heads; d_model must be a multiple of it."""
     d_ff: int
     """Inner width of the feed-forward part."""
-    max_len: Count = 1024
-    """Positions that the model has."""
-    norm_eps: float = 1e-5
-    """Added to the variance in layer norm."""
-    tie_word_embeddings: bool = True
-    """The head reads with the embedding's own matrix."""
-    init_std: float = 0.02
-    """Standard deviation of fresh weights; divided by sqrt(2 n_layers) where they write to the residual stream."""
-    dropout: float = 0.1
-    """Share dropped from embeddings, attention and residual branches, in training only."""
-    head: Literal["language", "none", "classes"] = "language"
-    """What reads the stack out: scores of the next word, nothing, or scores of classes from the last token."""
-    n_labels: int = 2
-    """Classes, where head is 'classes'."""
 
 
 PRESETS = {
@@ -88,15 +69,7 @@ def assemble(config: Config, masks: Sequence[nn.Module]) -> Transformer:
 
 def shape(config: Config) -> Shape:
     """What `nn.arithmetic` needs to know."""
-    c = config
-    return Shape(
-        vocab_size=c.vocab_size, d_model=c.d_model, n_layers=c.n_layers, n_heads=c.n_heads, n_kv_heads=c.n_heads,
-        d_head=c.d_model // c.n_heads, d_ff=c.d_ff, feedforward_matrices=2,
-        tied=c.tie_word_embeddings or c.head != "language",
-        other_matrices=c.n_labels * c.d_model if c.head == "classes" else 0,
-        learned_positions=c.max_len, vectors_per_layer=gpt_shaped.vectors(c.d_model, c.d_ff),
-        other_vectors=2 * c.d_model,
-    )  # fmt: skip
+    return gpt_text.shape(config, config.d_ff, other_vectors=2 * config.d_model)
 
 
 def _layer() -> dict[str, Stored]:
@@ -117,8 +90,6 @@ def _layer() -> dict[str, Stored]:
     return out
 
 
-HF_PREFIX = "transformer."
-"""What some files (the published ones) leave out at the start of their names."""
 HF_IGNORED = (r".*\.attn\.bias", r".*\.attn\.masked_bias")
 """Tensors of older files that carry nothing learned: the causal mask."""
 
@@ -131,62 +102,27 @@ def hf_names(config: Config) -> dict[str, Stored]:
     }
     patterns |= {f"stack.blocks.{{}}.{ours}": place.moved("transformer.h.{}.") for ours, place in _layer().items()}
     patterns |= {f"stack.norm.{kind}": Stored(f"transformer.ln_f.{kind}") for kind in ("weight", "bias")}
-    if config.head == "language" and not config.tie_word_embeddings:
-        patterns["head.projection.weight"] = Stored("lm_head.weight")
-    elif config.head == "classes":
-        patterns["head.projection.weight"] = Stored("score.weight")
-    found = per_layer(patterns, config.n_layers)
-    return unprefixed(found, HF_PREFIX) if config.head == "none" else found
+    return gpt_text.hf_names(config, patterns)
 
 
 def hf_tied(config: Config) -> dict[str, str]:
     """Copies that some files hold of a tensor, and the name of the original."""
-    tied = config.tie_word_embeddings and config.head == "language"
-    return {"lm_head.weight": "transformer.wte.weight"} if tied else {}
+    return gpt_text.hf_tied(config, "transformer.wte.weight")
 
 
 def to_hf(config: Config) -> dict[str, Any]:
     """The settings as `transformers` names them."""
-    c = config
-    return labels(c) | {
-        "model_type": HF_MODEL_TYPE,
-        "vocab_size": c.vocab_size,
-        "n_embd": c.d_model,
-        "n_layer": c.n_layers,
-        "n_head": c.n_heads,
-        "n_inner": c.d_ff,
-        "n_positions": c.max_len,
-        "layer_norm_epsilon": c.norm_eps,
-        "tie_word_embeddings": c.tie_word_embeddings,
-        "initializer_range": c.init_std,
-        "resid_pdrop": c.dropout,
-        "embd_pdrop": c.dropout,
-        "attn_pdrop": c.dropout,
-        "activation_function": "gelu_new",
-    }
+    return gpt_text.to_hf(config, HF_MODEL_TYPE, n_inner=config.d_ff, activation_function="gelu_new")
 
 
 def from_hf(settings: dict[str, Any]) -> Config:
     """Our settings from `transformers`'. Raises UserError for what we do not do."""
     need(
-        settings,
-        "gpt2",
+        settings, HF_MODEL_TYPE,
         {"activation_function": ("gelu_new", "gelu_pytorch_tanh"), "scale_attn_weights": (True,),
          "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,)},
     )  # fmt: skip
     idle(settings, "n_ctx")  # older files say n_positions twice
-    missing(settings, ("vocab_size", "n_embd", "n_layer", "n_head"))
-    return Config(
-        vocab_size=settings["vocab_size"],
-        d_model=settings["n_embd"],
-        n_layers=settings["n_layer"],
-        n_heads=settings["n_head"],
-        d_ff=settings.get("n_inner") or 4 * settings["n_embd"],
-        max_len=settings.get("n_positions", 1024),
-        norm_eps=settings.get("layer_norm_epsilon", 1e-5),
-        tie_word_embeddings=settings.get("tie_word_embeddings", True),
-        init_std=settings.get("initializer_range", 0.02),
-        dropout=settings.get("resid_pdrop", 0.1),
-        head=head_of(settings, HF_ARCHITECTURES),
-        n_labels=n_labels(settings),
-    )
+    missing(settings, ("n_embd",))
+    d_ff = settings.get("n_inner") or 4 * settings["n_embd"]
+    return gpt_text.from_hf(Config, settings, HF_ARCHITECTURES, d_ff=d_ff)

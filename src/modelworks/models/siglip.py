@@ -169,6 +169,7 @@ def hf_names(config: Config) -> dict[str, Stored]:
 
 
 def hf_tied(config: Config) -> dict[str, str]:
+    """Nothing is tied."""
     return {}
 
 

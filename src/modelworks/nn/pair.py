@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,15 +53,3 @@ class Pair(nn.Module):
         if self.bias is not None:
             logits = logits + self.bias.float()
         return Matched(texts, images, logits)
-
-
-def contrastive(logits: Tensor) -> Tensor:
-    """CLIP's loss of a batch whose i-th text goes with its i-th image: the mean of both directions, a scalar."""
-    right = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, right) + F.cross_entropy(logits.t(), right)) / 2
-
-
-def pairwise_sigmoid(logits: Tensor) -> Tensor:
-    """SigLIP's loss of such a batch: every pair is a yes-or-no question; a sum over images, a mean over texts."""
-    sign = 2 * torch.eye(len(logits), device=logits.device) - 1
-    return -F.logsigmoid(sign * logits).sum() / len(logits)
