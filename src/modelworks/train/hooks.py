@@ -89,7 +89,7 @@ class Evaluate(Hook):
 
     def _measure(self, run: Run) -> dict[str, float]:
         run.model.eval()
-        with run.interrupt.eager(), torch.no_grad(), run.autocast():
+        with run.interrupt.eager(), torch.no_grad(), run.computing():
             return dict(run.objective.evaluate(run.model))
 
     def _compare(self, run: Run, metrics: dict[str, float]) -> None:

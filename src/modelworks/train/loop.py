@@ -27,7 +27,8 @@ def train(run: Run) -> dict[str, float]:
         while not run.done:
             group = [run.take(next(batches)) for _ in range(run.settings.accumulate)]
             total = all_reduce_sum(sum(batch.weight for batch in group))
-            sums = [backward(run, batch, total) for batch in group]
+            with run.computing():
+                sums = [backward(run, batch, total) for batch in group]
             logs = update(run, group, sums, total)
             for hook in run.hooks:
                 hook(run, logs)  # log and show, evaluate and stop early, save: each resumable
@@ -38,8 +39,7 @@ def backward(run: Run, batch: Batch, total: float) -> dict[str, Tensor]:
     """Add a micro-batch's share to the gradients; returns its sums, detached."""
     if total <= 0:
         raise UserError(f"step {run.step + 1}: the batch has nothing to predict; check how the data is masked.")
-    with run.autocast():
-        sums = run.objective.loss(run.model, batch)
+    sums = run.objective.loss(run.model, batch)
     (sums["loss"] / total).backward()
     return {name: value.detach() for name, value in sums.items()}
 

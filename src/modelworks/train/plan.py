@@ -144,11 +144,11 @@ def flops(model: nn.Module) -> int:
 def _gradients(run: Run, group: list[Batch]) -> float:
     total = max(sum(batch.weight for batch in group), 1)
     loss = 0.0
-    for batch in group:
-        with run.autocast():
+    with run.computing():
+        for batch in group:
             sums = run.objective.loss(run.model, batch)
-        (sums["loss"] / total).backward()
-        loss += float(sums["loss"].detach()) / total
+            (sums["loss"] / total).backward()
+            loss += float(sums["loss"].detach()) / total
     return loss
 
 

@@ -23,6 +23,7 @@ from . import schedule
 from .average import Average
 from .guard import Guard
 from .optim import Optimizer
+from .precision import Lowered
 from .settings import TrainSettings
 from .signals import Interrupt
 
@@ -47,6 +48,7 @@ class Run:
     hooks: list[Hook] = field(default_factory=list)
     trackers: list[Tracker] = field(default_factory=list)
     guard: Guard = field(default_factory=Guard)
+    lowered: Lowered = field(init=False)
     interrupt: Interrupt = field(default_factory=Interrupt)
     dtype: torch.dtype = torch.float32
     plan: dict[str, Any] = field(default_factory=dict)
@@ -61,6 +63,9 @@ class Run:
     """The latest evaluation."""
     closing: ExitStack = field(default_factory=ExitStack)
     _since: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.lowered = Lowered(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -86,11 +91,9 @@ class Run:
         s = self.settings
         return schedule.factor(s.schedule, self.step, self.progress, s.warmup_steps, s.decay_fraction)
 
-    def autocast(self) -> AbstractContextManager[object]:
-        """Big products in `dtype`, weights and sums in float32."""
-        if self.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+    def computing(self) -> AbstractContextManager[object]:
+        """Around losses and gradients: the model is in `dtype`, its float32 weights wait outside."""
+        return self.lowered(self.dtype)
 
     def take(self, batch: Batch) -> Batch:
         """A batch on the model's device, counted."""

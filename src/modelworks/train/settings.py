@@ -47,7 +47,7 @@ class TrainSettings(Settings):
     log_every: int = Field(10, ge=1)
     """Steps between lines in metrics.jsonl."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of the big products (weights stay float32); auto measures both and takes the faster one."""
+    """Number format of losses and gradients (weights and sums stay float32); auto times both and takes the faster."""
     seed: int = 1
     """Seeds dropout and whatever else is random in training."""
     track: list[Literal["tensorboard", "wandb"]] = Field(["tensorboard"])
