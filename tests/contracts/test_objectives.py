@@ -142,12 +142,13 @@ def test_evaluation_leaves_no_trace(example: Any) -> None:
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_memorises_its_example(example: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_memorises_its_example(dtype: str, example: Any, tmp_path: Path) -> None:
     model, objective = example
     with torch.no_grad():
         before = objective.evaluate(model.eval())["loss"]
     settings = TrainSettings(
-        steps=200, learning_rate=0.01, warmup_steps=0, evaluate_every=200, dtype="float32", track=[], save_every=1e9
+        steps=200, learning_rate=0.01, warmup_steps=0, evaluate_every=200, dtype=dtype, track=[], save_every=1e9
     )
     metrics = train(start(model, objective, settings, tmp_path, log=lambda text: None, plan=False))
     assert metrics["skipped"] == 0

@@ -36,7 +36,7 @@ class Tokens(nn.Module):
 
     def finish(self, x: Tensor, perturb: Tensor | None) -> Tensor:
         if perturb is not None:
-            x = x + perturb
+            x = x + perturb.to(x.dtype)
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
 
 
@@ -132,5 +132,5 @@ class Patches(nn.Module):
             x = torch.cat((firsts.expand(x.shape[0], -1, -1), x), 1)
         x = self.norm(x + self.positions)
         if perturb is not None:
-            x = x + perturb
+            x = x + perturb.to(x.dtype)
         return F.dropout(x, self.dropout, self.training) if self.dropout else x
