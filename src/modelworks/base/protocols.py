@@ -19,14 +19,17 @@ class Batch:
     """Named inputs and how many things they predict.
 
     `inputs` values are tensors whose first axis is the batch; `weight` counts predicted tokens, pairs, boxes.
+    `source` says for each row where it came from (numbers of pieces), where the objective can tell.
     """
 
     inputs: dict[str, Tensor]
     weight: int
+    source: Sequence[Sequence[int]] = ()
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        return Batch({name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}, self.weight)
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in self.inputs.items()}
+        return Batch(moved, self.weight, self.source)
 
 
 @dataclass(slots=True)
@@ -67,9 +70,17 @@ class Objective(Protocol):
         """Means over the validation data; always has 'loss' (lower is better)."""
         ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the data, the same on every rank; another where data, seed or order are others."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, also in the middle of a run. Raises UserError where the data is another."""
+        ...
+
+    # Optional: `describe(batch) -> list[str]`, the names of the documents in a batch, for the log and for replays;
+    # `expect(model, tokens)`, between which losses a run should end; `falls = False` where the loss is no measure
+    # of progress (a policy's), so that no spike is seen in it.
 
 
 @dataclass(slots=True)
