@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from modelworks.base.errors import UserError
 from modelworks.base.seeds import derive
-from modelworks.data import loader as loading
-from modelworks.data.loader import Documents, Examples, Loader, Order, shuffled
+from modelworks.data import order as ordering
+from modelworks.data.loader import Documents, Examples, Loader
+from modelworks.data.order import Order, shuffled
 from modelworks.data.packing import IGNORED, pack
 from modelworks.data.tokens import TokenData
 
@@ -123,7 +124,7 @@ def same(left: list[dict[str, torch.Tensor]], right: list[dict[str, torch.Tensor
 
 @pytest.mark.parametrize("window", [7, 16384])
 def test_ranks_read_one_order(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
-    monkeypatch.setattr(loading, "WINDOW", window)
+    monkeypatch.setattr(ordering, "WINDOW", window)
     data, _ = documents([3, 17, 9, 30, 1, 2, 8, 8, 21, 40, 5, 6, 13] * 3)
     pieces = Documents(data, EOS, 16)
     alone = take(Loader(pieces, 8, 16, seed=5, rank=0, world=1), 12)
@@ -135,7 +136,7 @@ def test_ranks_read_one_order(monkeypatch: pytest.MonkeyPatch, window: int) -> N
 
 @pytest.mark.parametrize("window", [7, 16384])
 def test_resumes_at_the_next_batch_from_anywhere(monkeypatch: pytest.MonkeyPatch, window: int) -> None:
-    monkeypatch.setattr(loading, "WINDOW", window)
+    monkeypatch.setattr(ordering, "WINDOW", window)
     data, _ = documents([3, 17, 9, 30, 1, 2, 8, 8, 21, 40, 5, 6, 13] * 2)
     pieces = Documents(data, EOS, 16)
     whole = take(Loader(pieces, 3, 16, seed=5), 40)  # several epochs
@@ -161,7 +162,7 @@ def test_an_epoch_holds_everything_once_and_the_next_is_shuffled_anew() -> None:
     assert not all(torch.equal(a, b) for a, b in zip(*epochs))
     state = loader.state_dict()
     list(loader.validation_batches())  # evaluating moves nothing
-    assert loader.state_dict() == state and loader.epoch == 2
+    assert loader.state_dict() == state and loader.stream.epoch == 2
 
 
 def test_order_of_pairs() -> None:

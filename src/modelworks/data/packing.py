@@ -110,17 +110,24 @@ def cut(ids: Sequence[int], mask: Sequence[int] | None, max_len: int, account: A
     return kept[:-1], labels
 
 
-def lay(pieces: Sequence[Piece], max_len: int, fill: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """One row of pieces: tokens, labels, documents, each int64 [max_len].
+def lay(rows: Sequence[Sequence[Piece]], max_len: int, fill: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of pieces as tokens, labels, documents, each int64 [rows, max_len].
 
-    `documents` counts from 1 in the row; positions left over hold `fill`, -100 and document 0.
+    `documents` counts from 1 in a row; positions left over hold `fill`, -100 and document 0.
     """
-    tokens = np.full(max_len, fill, dtype=np.int64)
-    labels = np.full(max_len, IGNORED, dtype=np.int64)
-    documents = np.zeros(max_len, dtype=np.int64)
-    at = 0
-    for number, (ids, targets) in enumerate(pieces, start=1):
-        end = at + len(ids)
-        tokens[at:end], labels[at:end], documents[at:end] = ids, targets, number
-        at = end
+    shape = (len(rows), max_len)
+    tokens = np.full(shape, fill, dtype=np.int64)
+    labels = np.full(shape, IGNORED, dtype=np.int64)
+    documents = np.zeros(shape, dtype=np.int64)
+    for row, pieces in enumerate(rows):
+        at = 0
+        for number, (ids, targets) in enumerate(pieces, start=1):
+            end = at + len(ids)
+            tokens[row, at:end], labels[row, at:end], documents[row, at:end] = ids, targets, number
+            at = end
     return tokens, labels, documents
+
+
+def pad(pieces: Sequence[Piece], fill: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One piece a row, padded on the right to the longest: tokens, labels, documents as `lay` gives them."""
+    return lay([[piece] for piece in pieces], max(len(ids) for ids, _ in pieces), fill)

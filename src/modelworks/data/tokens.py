@@ -109,6 +109,7 @@ class TokenData:
         self.lengths = self._ends - self._starts
         self.n_documents, self.n_tokens = len(index), int(self._ends[-1]) if len(index) else 0
         self.bytes = int(self.document_bytes.sum())
+        self.names: list[str] = []  # ids of the documents, where they are known
         self._shard_starts = np.concatenate([[0], np.cumsum([len(s) for s in shards])]).astype(np.int64)
 
     @classmethod
@@ -142,10 +143,11 @@ class TokenData:
         flat = np.concatenate([np.asarray(d, np.int64) for d in documents]) if len(documents) else np.zeros(0, np.int64)
         return cls([flat], np.stack([ends, np.asarray(sizes or [0] * len(documents), np.int64)], axis=1))
 
-    def document(self, i: int) -> np.ndarray:
-        """Ids of document `i`, int64 [length], its `eos` included."""
-        start, end = int(self._starts[i]), int(self._ends[i])
-        shard = int(np.searchsorted(self._shard_starts, start, side="right")) - 1
+    def document(self, i: int, start: int = 0, end: int | None = None) -> np.ndarray:
+        """Ids `start` to `end` of document `i` (to its end, `eos` included, unless given), int64; no more is read."""
+        first, last = int(self._starts[i]), int(self._ends[i])
+        shard = int(np.searchsorted(self._shard_starts, first, side="right")) - 1
         shard = min(shard, len(self._shards) - 1)
-        at = start - int(self._shard_starts[shard])  # a document never crosses shards
-        return self._shards[shard][at : at + end - start].astype(np.int64)
+        offset = int(self._shard_starts[shard])  # a document never crosses shards
+        last = last if end is None else min(last, first + end)
+        return self._shards[shard][first + start - offset : last - offset].astype(np.int64)

@@ -15,7 +15,8 @@ from modelworks.base.config import Count, Settings
 from modelworks.base.errors import UserError
 from modelworks.base.protocols import Batch, Context, Objective
 from modelworks.data import corpus, tokens
-from modelworks.data.loader import Documents, Loader, shuffled
+from modelworks.data.loader import Documents, Loader
+from modelworks.data.order import shuffled
 from modelworks.data.tokens import TokenData
 
 
@@ -93,6 +94,10 @@ class CausalLM:
         share = min(1.0, max(0.89 - 0.33 * (tenfolds - 5.08), 0.49) - 0.04 * max(0.0, tenfolds - 6.3))
         return 0.75 * share * self.unigram, min(1.0, 1.25 * share) * self.unigram
 
+    def describe(self, batch: Batch) -> list[str]:
+        """Ids of the batch's documents (numbers where only tokens are at hand)."""
+        return self.train.describe(batch)
+
     def state_dict(self) -> dict[str, Any]:
         """The loader's place."""
         return self.train.state_dict()
@@ -138,11 +143,14 @@ def read(folder: Path, split: str, tokenizer: Any) -> TokenData:
     """A split as token ids, from token shards or straight from a corpus."""
     if (folder / tokens.INDEX).is_file():
         return TokenData.open(folder, split, tokenizer)
-    ids, sizes = [], []
+    ids, sizes, names = [], [], []
     for document in corpus.read(folder, split):
         ids.append([*tokenizer.encode(document.text), tokenizer.eos])
         sizes.append(document.bytes)
-    return TokenData.of(ids, sizes)
+        names.append(document.id)
+    data = TokenData.of(ids, sizes)
+    data.names = names
+    return data
 
 
 def subset(data: TokenData, limit: int, seed: int) -> TokenData:

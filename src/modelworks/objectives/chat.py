@@ -14,7 +14,8 @@ from modelworks.base.config import Count, Settings
 from modelworks.base.errors import DamagedError, UserError
 from modelworks.base.protocols import Batch, Context, Objective
 from modelworks.data import chat, lines
-from modelworks.data.loader import Examples, Loader, shuffled
+from modelworks.data.loader import Examples, Loader
+from modelworks.data.order import shuffled
 
 Message = dict[str, str]
 Talk = tuple[str, list[Message]]
@@ -63,6 +64,10 @@ class Chat:
             count += batch.weight
         return {"loss": nats / count}
 
+    def describe(self, batch: Batch) -> list[str]:
+        """Ids of the batch's conversations."""
+        return self.train.describe(batch)
+
     def state_dict(self) -> dict[str, Any]:
         """The loader's place."""
         return self.train.state_dict()
@@ -81,12 +86,13 @@ def build(config: Config, context: Context) -> Objective:
     c = context
     folder = c.data / "conversations" if (c.data / "conversations").is_dir() else c.data
     talks = _some(list(read(folder / "train.jsonl.zst")), config.train_examples, c.seed, "train")
-    train = Examples(_encoded(talks, c, config.augmented_copies), c.max_len)
+    names: list[str] = []
+    train = Examples(_encoded(talks, c, config.augmented_copies, names), c.max_len, names)
     validation = None
     if (folder / "validation.jsonl.zst").is_file():
         everything = list(read(folder / "validation.jsonl.zst"))
         records = _some(everything, config.evaluate_examples, c.seed, "evaluate")
-        held_out = Examples(_encoded(records, c, 0), c.max_len)
+        held_out = Examples(_encoded(records, c, 0, []), c.max_len)
         if len(held_out.lengths):
             validation = Loader(held_out, c.rows, c.max_len, c.seed, rank=0, world=1)
     return Chat(Loader(train, c.rows, c.max_len, c.seed), validation)
@@ -111,15 +117,20 @@ def read(path: Path) -> Iterator[tuple[str, list[Message]]]:
 
 
 def _encoded(
-    records: Iterable[tuple[str, list[Message]]], context: Context, copies: int
+    records: Iterable[tuple[str, list[Message]]], context: Context, copies: int, names: list[str]
 ) -> Iterator[tuple[list[int], list[int]]]:
-    """Ids and masks of each conversation, and of its changed copies where `context.augment` is given."""
+    """Ids and masks of each conversation, and of its changed copies where `context.augment` is given.
+
+    Whose they are is added to `names`.
+    """
     for name, messages in records:
+        names.append(name)
         yield chat.encode(context.tokenizer, messages)  # type: ignore[arg-type]
         for copy in range(copies if context.augment else 0):
             assert context.augment is not None
             changed = context.augment(messages, seeds.derive(context.seed, "augment", name, copy))
             if changed != messages:
+                names.append(f"{name} (copy {copy + 1})")
                 yield chat.encode(context.tokenizer, changed)  # type: ignore[arg-type]
 
 

@@ -22,7 +22,7 @@ from modelworks.base.config import Count, Settings
 from modelworks.base.errors import UserError
 from modelworks.base.protocols import Batch, Context, Objective
 from modelworks.data import pairs
-from modelworks.data.loader import Order, shuffled
+from modelworks.data.order import Order, shuffled
 from modelworks.data.pairs import Pair, Pairs
 
 COMPARES = True  # it needs a copy of the model that training starts from
@@ -96,6 +96,10 @@ class DPO:
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
         return {name: total / len(self.validation) for name, total in totals.items()}
+
+    def describe(self, batch: Batch) -> list[str]:
+        """Ids of the batch's pairs."""
+        return [self.train.kept[number].id for number in batch.inputs["pair"].tolist()]
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the order of groups."""

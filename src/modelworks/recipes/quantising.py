@@ -16,7 +16,7 @@ from ..base.device import DTYPES
 from ..base.errors import DamagedError, UserError, nearest
 from ..base.log import say
 from ..data import corpus
-from ..data.loader import shuffled
+from ..data.order import shuffled
 from ..evaluate import fidelity
 from ..evaluate.intervals import Interval
 from ..hub import directory

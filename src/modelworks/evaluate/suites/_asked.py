@@ -9,7 +9,7 @@ from typing import Any
 from modelworks.base import log
 from modelworks.base.errors import DamagedError, UserError
 from modelworks.data import lines
-from modelworks.data.loader import shuffled
+from modelworks.data.order import shuffled
 
 from ..context import Answerer, Given, SuiteContext
 from ..intervals import Interval, mean, paired

@@ -15,7 +15,7 @@ from modelworks.base import log
 from modelworks.base.config import Count, Settings
 from modelworks.base.errors import UserError
 from modelworks.data import corpus
-from modelworks.data.loader import shuffled
+from modelworks.data.order import shuffled
 from modelworks.data.packing import IGNORED
 
 from .. import baselines

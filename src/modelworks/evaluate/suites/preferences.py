@@ -12,7 +12,7 @@ from modelworks.base import log
 from modelworks.base.config import Count, Settings
 from modelworks.base.errors import UserError
 from modelworks.data import pairs
-from modelworks.data.loader import shuffled
+from modelworks.data.order import shuffled
 from modelworks.data.pairs import Pairs
 
 from ..context import Result, SuiteContext
