@@ -41,7 +41,7 @@ def shuffled(count: int, seed: int, *parts: object) -> np.ndarray:
 class Stream:
     """The endless stream of groups, of which this rank takes `each` a step; resumable anywhere, on any rank count.
 
-    `facts` are what else must stay the same for the order to go on (a row's length).
+    `facts` are what else must stay the same for the order to go on (a row's length); `window` is `WINDOW` unless given.
     """
 
     def __init__(
@@ -53,8 +53,10 @@ class Stream:
         rank: int | None = None,
         world: int | None = None,
         facts: tuple[int, ...] = (),
+        window: int | None = None,
     ) -> None:
         self.lengths, self.grouping, self.seed, self.each, self.facts = lengths, grouping, seed, each, facts
+        self.size = window or WINDOW
         self.rank = distributed.rank() if rank is None else rank
         self.world = distributed.world_size() if world is None else world
         self.epoch = self.window = self.group = 0  # the next group of the stream
@@ -65,13 +67,13 @@ class Stream:
     @property
     def windows(self) -> int:
         """Windows in an epoch."""
-        return -(-len(self.lengths) // WINDOW)
+        return -(-len(self.lengths) // self.size)
 
     def groups(self, epoch: int, window: int) -> list[Group]:
         """The groups of one window in the order they are given out."""
         if self._order[0] != epoch:
             self._order = (epoch, shuffled(len(self.lengths), self.seed, "epoch", epoch))
-        chosen = self._order[1][window * WINDOW : (window + 1) * WINDOW]
+        chosen = self._order[1][window * self.size : (window + 1) * self.size]
         made = self.grouping(self.lengths[chosen])
         order = shuffled(len(made), self.seed, "rows", epoch, window)
         return [chosen[made[place]].tolist() for place in order.tolist()]
