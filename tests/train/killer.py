@@ -29,7 +29,7 @@ from modelworks.train.settings import TrainSettings
 SETTINGS = TrainSettings(
     steps=24, accumulate=2, ema=0.9, evaluate_every=7, patience=4, save_every=0, log_every=5, dtype="auto", track=[]
 )
-TIMES = {"seconds", "seconds_left", "tokens_per_second", "share_of_peak"}
+TIMES = {"seconds", "seconds_left", "tokens_per_second", "share_of_peak", "memory", "memory_peak", "energy_wh"}
 
 
 def recipe(folder: Path) -> None:

@@ -25,7 +25,7 @@ from modelworks.train.settings import TrainSettings
 
 from .toys import Net, Next, build, silent
 
-TIMES = {"seconds", "seconds_left", "tokens_per_second", "share_of_peak"}
+TIMES = {"seconds", "seconds_left", "tokens_per_second", "share_of_peak", "memory", "memory_peak", "energy_wh"}
 SETTINGS = TrainSettings(
     steps=24, accumulate=2, ema=0.9, evaluate_every=5, patience=3, save_every=1e9, log_every=4, dtype="float32", track=[]
 )  # fmt: skip

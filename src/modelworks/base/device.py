@@ -146,3 +146,59 @@ def peak_memory() -> int:
 
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return size if platform.system() == "Darwin" else size * 1024
+
+
+def memory(device: str = "cpu") -> tuple[int, int]:
+    """Bytes held now and at most so far: of this process on a CPU, of its tensors on a GPU."""
+    if device.startswith("cuda"):
+        return torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated()
+    with contextlib.suppress(OSError, ValueError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        sizes = {line[:6]: int(line.split()[1]) * 1024 for line in lines if line.startswith(("VmRSS:", "VmHWM:"))}
+        return sizes["VmRSS:"], sizes["VmHWM:"]
+    return peak_memory(), peak_memory()
+
+
+def free_memory(device: str = "cpu") -> int | None:
+    """Bytes that this process can still have: on a GPU, or of this machine's memory and swap; None where unknown.
+
+    The least of what the system has, what a control group (a container, a Slurm job) leaves and what `ulimit -v` does.
+    """
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info()
+        return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    found: list[int] = []
+    with contextlib.suppress(OSError, ValueError):
+        lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
+        facts = {words[0]: int(words[1]) * 1024 for words in lines if len(words) > 1}
+        found.append(facts["MemAvailable:"] + facts.get("SwapFree:", 0))
+    with contextlib.suppress(OSError, ValueError):
+        found += _left_by_control_groups()
+    with contextlib.suppress(OSError, ValueError, ImportError):
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            pages = int(Path("/proc/self/statm").read_text().split()[0])
+            found.append(limit - pages * os.sysconf("SC_PAGE_SIZE"))
+    return max(0, min(found)) if found else None
+
+
+def _left_by_control_groups() -> list[int]:
+    """What each memory limit above this process (cgroup v2 or v1) leaves; caches of files count as free."""
+    own = {tuple(line.split(":", 2)[1:]) for line in Path("/proc/self/cgroup").read_text().splitlines()}
+    left = []
+    for controllers, place in own:
+        if controllers not in ("", "memory"):
+            continue
+        root = Path("/sys/fs/cgroup") / controllers
+        names = ("memory.limit_in_bytes", "memory.usage_in_bytes") if controllers else ("memory.max", "memory.current")
+        folder = root / place.strip("/")
+        for step in (folder, *folder.parents):
+            if not step.is_relative_to(root):
+                break
+            with contextlib.suppress(OSError, ValueError):  # "max" is no number: no limit
+                limit, used = (int((step / name).read_text()) for name in names)
+                stat = dict(line.split() for line in (step / "memory.stat").read_text().splitlines())
+                left.append(limit - used + int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0)))
+    return left

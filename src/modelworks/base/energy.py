@@ -74,9 +74,11 @@ class Nvml:
 
 
 class Meter:
-    """Joules since it was made, of all ranks, each rank taken to be like this one."""
+    """Joules since it was made, of all ranks, each rank taken to be like this one, and those `before`."""
 
     def __init__(self, device: str = "cpu", root: Path = POWERCAP) -> None:
+        self.before = 0.0
+        """What earlier processes of the same work took."""
         self.rapl = Rapl(root)
         self.board = Nvml(_uuid()) if device == "cuda" else None
         self.device = device
@@ -93,7 +95,7 @@ class Meter:
             total += self.board.joules() * ranks
         elif self.device == "cuda":
             total += (time.monotonic() - self.began) * WATTS_A_GPU * ranks
-        return total
+        return self.before + total
 
     @property
     def how(self) -> str:

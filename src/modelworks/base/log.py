@@ -11,6 +11,14 @@ from collections.abc import Iterator
 from typing import Protocol
 
 logger = logging.getLogger("modelworks")
+PAUSE = 30.0  # seconds between plain lines
+_muted = False
+
+
+def mute() -> None:
+    """Say nothing more from this process: of several that do the same, one speaks."""
+    global _muted
+    _muted = True
 
 
 def setup(level: str = "warning") -> None:
@@ -23,47 +31,45 @@ def setup(level: str = "warning") -> None:
 
 def interactive() -> bool:
     """True when stderr is a terminal and nobody asked for quiet (MODELWORKS_QUIET, CI)."""
-    return sys.stderr.isatty() and not os.environ.get("MODELWORKS_QUIET") and not os.environ.get("CI")
+    return not _muted and sys.stderr.isatty() and not os.environ.get("MODELWORKS_QUIET") and not os.environ.get("CI")
 
 
 def say(text: str) -> None:
     """One line for people, on stderr (so that stdout holds results only)."""
-    print(text, file=sys.stderr, flush=True)
+    if not _muted:
+        print(text, file=sys.stderr, flush=True)
 
 
 class Progress(Protocol):
-    """A job's progress: `advance` by how much was done, with a few words on how it goes."""
+    """A job's progress: `advance` by how much was done, with a few words on how it goes.
 
-    def advance(self, amount: float = 1, note: str = "") -> None: ...
+    `left` are the seconds to the end, where the job knows better than what the pace so far says.
+    """
+
+    def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None: ...
 
 
 class _Plain:
-    """Off a terminal: a line every thirty seconds, so that a log shows life and stays short."""
+    """Off a terminal: a line every thirty seconds, so that a log shows life and stays short; none when quiet."""
 
     def __init__(self, what: str, total: float | None, unit: str, done: float) -> None:
         self.what, self.total, self.unit, self.done, self.first = what, total, unit, done, done
         self.started = self.said = time.monotonic()
 
-    def advance(self, amount: float = 1, note: str = "") -> None:
+    def advance(self, amount: float = 1, note: str = "", left: float | None = None) -> None:
         self.done += amount
         now = time.monotonic()
-        if now - self.said < 30:
+        if now - self.said < PAUSE or os.environ.get("MODELWORKS_QUIET"):
             return
         self.said = now
         rate = (self.done - self.first) / max(now - self.started, 1e-9)
-        left = f", {duration((self.total - self.done) / rate)} left" if self.total and rate > 0 else ""
-        of = f"/{self.total:,.0f}" if self.total else ""
-        say(f"{self.what}: {self.done:,.0f}{of} {self.unit}, {rate:,.0f}/s{left}{', ' + note if note else ''}")
-
-
-class _Bar:
-    """On a terminal: one live line with rate and time left."""
-
-    def __init__(self, bar: object, task: object) -> None:
-        self.bar, self.task = bar, task
-
-    def advance(self, amount: float = 1, note: str = "") -> None:
-        self.bar.update(self.task, advance=amount, note=note)  # type: ignore[attr-defined]
+        parts = [f"{self.what}: {self.done:,.0f}{f'/{self.total:,.0f}' if self.total else ''} {self.unit}"]
+        if left is None:
+            parts.append(f"{rate:,.0f}/s")
+            left = (self.total - self.done) / rate if self.total and rate > 0 else None
+        parts += [note] if note else []
+        parts += [f"{duration(left)} left"] if left is not None else []
+        say(", ".join(parts))
 
 
 @contextlib.contextmanager
@@ -72,20 +78,10 @@ def progress(what: str, total: float | None = None, unit: str = "it", done: floa
     if not interactive():
         yield _Plain(what, total, unit, done)
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as RichProgress
-    from rich.text import Text
+    from .panel import panel
 
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else "", style="cyan")
-
-    columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%")]
-    columns += [Rate(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", style="dim")]
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total, completed=int(done), note="")
-        yield _Bar(bar, task)
+    with panel(what, total, unit, done) as shown:
+        yield shown
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,13 @@ import torch
 from torch import Tensor
 
 from ..base import seeds
-from ..base.distributed import is_main, world_size
-from ..base.log import Progress, duration, progress
-from . import checkpoint, parallel
+from . import parallel
+from .saving import GRACE, PATIENCE, SHARE, Saver
 from .signals import Stopped
 
 if TYPE_CHECKING:
     from .run import Run
 
-SAVE_SHARE = 0.05  # checkpoints may take at most this part of the time, however short save_every is
 
 
 class Hook:
@@ -29,6 +28,9 @@ class Hook:
 
     def __call__(self, run: Run, logs: dict[str, float]) -> None:
         """A step is done; `logs` are its means."""
+
+    def say(self, note: str) -> None:
+        """A word on what is done now, for a hook that shows it."""
 
     def finish(self, run: Run) -> None:
         """The run is over."""
@@ -89,8 +91,15 @@ class Evaluate(Hook):
 
     def _measure(self, run: Run) -> dict[str, float]:
         run.model.eval()
-        with run.interrupt.eager(), torch.no_grad(), run.computing():
-            return dict(run.objective.evaluate(run.model))
+        for hook in run.hooks:
+            hook.say("evaluating")
+        # ranks that hold one model evaluate it together: none may break off on its own
+        breaking = run.interrupt.eager() if run.shards is None else contextlib.nullcontext()
+        with breaking, torch.no_grad(), run.computing():
+            metrics = dict(run.objective.evaluate(run.model))
+            if run.samples:
+                run.samples(run)
+        return metrics
 
     def _compare(self, run: Run, metrics: dict[str, float]) -> None:
         if not self.patience:
@@ -123,124 +132,38 @@ class Evaluate(Hook):
             setattr(self, name, value)
 
 
-class Log(Hook):
-    """Means over every `every` steps into the trackers and the progress line, with speed and time left.
-
-    Speed counts the time of steps alone; the time left counts evaluations and checkpoints too.
-    """
-
-    def __init__(self, every: int) -> None:
-        self.every = every
-        self.sums: dict[str, float] = {}
-        self.steps = 0
-        self.step_seconds = 0.0
-        self.bar: Progress | None = None
-        self.note = ""
-        self._mark: tuple[float, int, float] = (0.0, 0, 0.0)
-
-    def begin(self, run: Run) -> None:
-        """Open the progress line at where the run is."""
-        self._mark = (time.monotonic(), run.positions, run.progress)
-        if is_main() and not run.done:
-            budget = run.settings
-            unit, total, done = (
-                ("steps", budget.steps, run.step) if budget.steps else ("tok", budget.tokens, run.tokens)
-            )
-            self.bar = run.closing.enter_context(progress("train", total, unit, done))
-        self._shown = run.step if run.settings.steps else run.tokens
-
-    def __call__(self, run: Run, logs: dict[str, float]) -> None:
-        """Add up; write at the end of a window."""
-        for name, value in logs.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.steps += 1
-        if run.step % self.every == 0 or run.done:
-            means = {name: value / self.steps for name, value in self.sums.items()}
-            run.record(means | {"tokens": float(run.tokens)} | self._speed(run, means["loss"]))
-            self.sums, self.steps = {}, 0
-        if self.bar:
-            done = run.step if run.settings.steps else run.tokens
-            self.bar.advance(done - self._shown, self.note)
-            self._shown = done
-
-    def _speed(self, run: Run, loss: float) -> dict[str, float]:
-        """Positions per second, share of the machine's matmul peak, seconds left; also the words for the line."""
-        now = time.monotonic()
-        then, positions, spent = self._mark
-        extra = sum(hook.seconds_since(then) for hook in run.hooks if isinstance(hook, Save))
-        extra += sum(hook.seconds for hook in run.hooks if isinstance(hook, Evaluate) and self._in_window(run, hook))
-        seconds = max(now - then - extra, 1e-9)
-        rate = (run.positions - positions) * world_size() / seconds
-        fresh = seconds / max(run.progress - spent, 1e-12)  # seconds of stepping that a whole budget takes
-        self.step_seconds = fresh if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * fresh
-        self._mark = (now, run.positions, run.progress)
-        left = self._left(run)
-        out = {"tokens_per_second": rate, "seconds": run.tick(), "seconds_left": left}
-        self.note = f"loss {loss:.3f}, {rate:,.0f} tok/s"
-        flops = run.plan.get("flops_per_position")
-        if flops:
-            out["share_of_peak"] = rate * flops / (run.plan["peak_flops"] * world_size())
-            self.note += f", {out['share_of_peak']:.0%} of peak"
-        if "validation_loss" in run.metrics:
-            self.note += f", validation {run.metrics['validation_loss']:.3f}"
-        self.note += f", {duration(left)} left"
-        return out
-
-    def _in_window(self, run: Run, hook: Evaluate) -> bool:
-        return 0 < hook.at < run.step <= hook.at + self.steps
-
-    def _left(self, run: Run) -> float:
-        share = max(0.0, 1 - run.progress)
-        seconds = share * self.step_seconds
-        steps_left = run.step * share / max(run.progress, 1e-12)
-        for hook in run.hooks:
-            if isinstance(hook, Evaluate):
-                seconds += hook.seconds * steps_left / hook.every
-            if isinstance(hook, Save):
-                seconds *= 1 + hook.share
-        return seconds
-
-    def state_dict(self) -> dict[str, Any]:
-        """The sums of the window that is open."""
-        return {"sums": self.sums, "steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with that window."""
-        self.sums, self.steps = dict(state["sums"]), state["steps"]
-
-
 class Save(Hook):
     """Checkpoints every `every` seconds, at the end, and when a signal asks the run to stop."""
 
     def __init__(self, every: float) -> None:
-        self.every = every
-        self.last = self.began = time.monotonic()
-        self.took = 0.0
+        self.saver = Saver(every)
         self.at = -1
 
     @property
     def share(self) -> float:
         """The part of the time that saving adds."""
-        return self.took / max(self.every, self.took / SAVE_SHARE, 1e-9)
+        return self.saver.cost / max(self.saver.every, self.saver.cost / SHARE, 1e-9)
 
     def seconds_since(self, moment: float) -> float:
-        """Seconds spent in the last save, if it began after `moment`."""
-        return self.took if self.began >= moment else 0.0
+        """Seconds for which the last save stopped the loop, if it began after `moment`."""
+        return self.saver.stall if self.saver.began >= moment else 0.0
 
     def begin(self, run: Run) -> None:
-        """Count from here; what was restored is on disk already."""
-        self.last, self.at = time.monotonic(), run.step
+        """Count from here; what was restored is on disk already. What is being written at the end is waited for."""
+        self.saver.last, self.at = time.monotonic(), run.step
+        run.closing.callback(self.saver.wait, run)
 
     def __call__(self, run: Run, logs: dict[str, float]) -> None:
-        """Save when it is time. Raises SystemExit (143 or 130) after the save that a signal asked for."""
-        pause = max(self.every, self.took / SAVE_SHARE if self.every else 0.0)
-        wanted = run.done or time.monotonic() - self.last >= pause
+        """Save when it is time. Raises SystemExit (143 or 130) after the save that a signal asked for.
+
+        Raises FailureError when the last save finds no space on the disk in time.
+        """
+        self.saver.look(run)
+        wanted = run.done or self.saver.due
         signal, due, broken = parallel.largest(run.interrupt.number, int(wanted), int(run.interrupt.broke_off))
         if (signal or due) and self.at != run.step:
-            self.began = time.monotonic()
-            checkpoint.save(run)
-            self.last, self.at = time.monotonic(), run.step
-            self.took = self.last - self.began
+            self.at = run.step
+            self.saver.save(run, last=bool(signal) or run.done, patience=GRACE if signal else PATIENCE)
         if signal and (broken or not run.done):
             run.log(f"stopped by a signal after step {run.step} and saved; run the same command to go on")
             raise SystemExit(128 + signal)
@@ -248,6 +171,11 @@ class Save(Hook):
 
 def make(run: Run) -> list[Hook]:
     """The hooks of a run in their order: the log first, since a broken-off evaluation comes again, after a restart."""
+    from .histograms import Histograms
+    from .log import Log
+
     settings = run.settings
-    evaluate = [Evaluate(settings.evaluate_every, settings.patience)] if settings.evaluate_every else []
-    return [Log(settings.log_every), *evaluate, Save(settings.save_every)]
+    every = settings.evaluate_every
+    evaluate = [Evaluate(every, settings.patience)] if every else []
+    pictures = [Histograms(every)] if every and any(tracker.draws for tracker in run.trackers) else []
+    return [Log(settings.log_every, run.meter), *pictures, *evaluate, Save(settings.save_every)]

@@ -9,12 +9,13 @@ weight decay.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from ..base.device import has_fast_bfloat16
+from .adamw import AdamW
 from .settings import TrainSettings
 
 BETAS = (0.9, 0.95)
@@ -128,18 +129,21 @@ class Optimizer:
         self.parameters = list(self.names.values())
         self.muon = Muon(matrices, settings.matrix_learning_rate, settings.weight_decay) if matrices else None
         self._make = functools.partial(
-            torch.optim.AdamW,
+            AdamW,
             [{"params": group, "weight_decay": decay, "rate": rate} for (decay, rate), group in groups.items()],
             lr=settings.learning_rate,
             betas=BETAS,
             eps=EPSILON,
-            fused=all(p.is_floating_point() for p in self.parameters),
         )
         self.peak = settings.learning_rate
         self.adamw = self._make() if groups else None
+        self.watch: Callable[[], None] | None = None
+        """Called before the next steps, while the gradients are there."""
 
     def step(self, scale: float) -> None:
         """One update at `scale` times the peak learning rates."""
+        if self.watch:
+            self.watch()
         if self.muon:
             self.muon.scale = scale
             self.muon.step()

@@ -16,6 +16,7 @@ from torch import nn
 from ..base import files, seeds
 from ..base.device import DTYPES
 from ..base.distributed import barrier, is_main, rank, world_size
+from ..base.energy import Meter
 from ..base.errors import UserError
 from ..base.log import say
 from ..base.protocols import Batch, Objective
@@ -29,6 +30,7 @@ from .signals import Interrupt
 
 if TYPE_CHECKING:
     from .hooks import Hook
+    from .samples import Samples
     from .trackers import Tracker
 
 Log = Callable[[str], None]
@@ -47,8 +49,11 @@ class Run:
     average: Average | None = None
     hooks: list[Hook] = field(default_factory=list)
     trackers: list[Tracker] = field(default_factory=list)
+    samples: Samples | None = None
+    """What the model is asked to say at each evaluation, where the recipe gave it something to say it with."""
     guard: Guard = field(default_factory=Guard)
     lowered: Lowered = field(init=False)
+    meter: Meter = field(init=False)
     interrupt: Interrupt = field(default_factory=Interrupt)
     dtype: torch.dtype = torch.float32
     plan: dict[str, Any] = field(default_factory=dict)
@@ -66,6 +71,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.lowered = Lowered(self.model)
+        self.meter = Meter(self.device.type)
 
     @property
     def device(self) -> torch.device:
