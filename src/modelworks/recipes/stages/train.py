@@ -29,7 +29,7 @@ from ...quant.stored import packing_from
 from ...train.loop import train
 from ...train.run import start
 from ...train.settings import TrainSettings
-from .. import artefact, opening
+from .. import artefact, dial, opening
 from ..artefact import Job
 
 OBJECTIVES = "modelworks.objectives"
@@ -41,6 +41,9 @@ class Own(Settings):
 
     objective: str
     """What to learn: a name of `modelworks ls objectives`."""
+    size: Count = Field(0, ge=0)
+    """One dial in place of a model: a fresh decoder of about so many parameters (tables aside; 300k to 30M were tried),
+    with the tokens, rows, rates and decay that suit it (`recipes/dial.py`). Whatever is set beside it wins."""
     model: str | dict[str, Any]
     """What to start from: a stage, a folder, a hub name, a preset, or {preset: NAME, and its settings}."""
     data: str
@@ -94,6 +97,7 @@ def configure(data: dict[str, Any], where: str, lines: Lines | None = None, at: 
     """Sort flat settings to their owners and check each. Raises UserError with file:line and the nearest key."""
     flat = {**data, **data.get("budget", {})}
     flat.pop("budget", None)
+    flat = dial.turn(flat, where)
     if "objective" not in flat:
         raise UserError(f"{where}: a train stage needs 'objective'; `modelworks ls objectives` lists them.")
     learn = folders.find(OBJECTIVES, str(flat["objective"])).Config
@@ -235,4 +239,4 @@ def json_schema() -> dict[str, Any]:
         properties |= one.get("properties", {})
         definitions |= one.get("$defs", {})
     shape = {"type": "object", "properties": properties, "additionalProperties": False, "$defs": definitions}
-    return {**shape, "required": ["objective", "model", "data"]}
+    return {**shape, "required": ["objective", "data"]}
