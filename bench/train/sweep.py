@@ -2,11 +2,12 @@
 
     python bench/train/sweep.py --grid '{"learning_rate": [0.005, 0.01], "model.d_ff": [320, 512]}' --steps 200
 
-The grid's keys are settings of training, of the model (`model.<name>`) or constants of the optimiser
-(`constant.MOMENTUM`); what it does not name is as in the recipe. Every combination is run with every seed. The text is
-cut as the final benchmark cuts it; of its training part the last tenth is held out here, so that the benchmark's own
-held-out text plays no part in any choice. One thread; the price of a step is processor time, and given as a share of
-what a step of the plain GPT (`char_baseline.py`) takes, measured in turns with it.
+The grid's keys are settings of training, of the model (`model.<name>`), constants of the optimiser
+(`constant.MOMENTUM`) or `head_rate`, how many times AdamW's rate the head learns at; what it does not name is as in
+the recipe. Every combination is run with every seed. The text is cut as the final benchmark cuts it; of its training
+part the last tenth is held out here, so that the benchmark's own held-out text plays no part in any choice. One
+thread; the price of a step is processor time, and given as a share of what a step of the plain GPT
+(`char_baseline.py`) takes, measured right after it.
 """
 
 from __future__ import annotations
@@ -110,7 +111,10 @@ class Sweep:
         training, shape, max_len = recipe()
         for name, value in self.constants.items():
             setattr(optim, name, value)
+        rate = changes.get("head_rate")
         for key, value in changes.items():
+            if key == "head_rate":
+                continue
             kind, _, name = key.rpartition(".")
             if kind == "constant":
                 self.constants.setdefault(name, getattr(optim, name))
@@ -120,7 +124,9 @@ class Sweep:
         settings = TrainSettings(**training | {"seed": seed})
         seeds.seed_everything(seeds.derive(seed, "weights") % 2**32)
         model = presets.build(shape, vocab_size=self.words).model
-        data = TokenData.of([self.learn + [0]], [len(self.learn)])
+        if rate is not None:
+            model.head.projection.weight.rate = rate
+        data = TokenData.of([[*self.learn, 0]], [len(self.learn)])
         objective = CausalLM(Loader(Documents(data, 0, max_len), settings.rows, max_len, seed), None)
         with tempfile.TemporaryDirectory(prefix="sweep-") as folder:
             run = start(model, objective, settings, Path(folder), log=lambda text: None, plan=False)
