@@ -7,6 +7,7 @@ those of the objective (`objectives/<name>.py`, class `Config`). Each key belong
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ...base import config as settings
 from ...base import folders, seeds
 from ...base.config import Count, Lines, Settings
 from ...base.device import choose_device, set_threads
+from ...base.distributed import world_size
 from ...base.errors import UserError, nearest
 from ...base.log import say
 from ...base.protocols import Context, Objective
@@ -29,7 +31,7 @@ from ...quant.stored import packing_from
 from ...train.loop import train
 from ...train.run import start
 from ...train.settings import TrainSettings
-from .. import artefact, dial, opening
+from .. import artefact, costs, dial, opening, speaking
 from ..artefact import Job
 
 OBJECTIVES = "modelworks.objectives"
@@ -129,6 +131,7 @@ def _adapter(given: Any, where: str) -> tuple[str, Settings]:
 def run(config: Config, job: Job) -> dict[str, Any]:
     """Train, going on from the newest good checkpoint of this very job, and write the model directory."""
     set_threads()
+    costs.rent("cpu")  # a price that is none must not be told at the end
     device = choose_device(config.own.device)
     made = _model(config, job)
     adapter = _on_top(config, job, made)
@@ -136,11 +139,18 @@ def run(config: Config, job: Job) -> dict[str, Any]:
     model = made.model.to(device).train()
     objective = _objective(config, job, made.tokenizer, original, device)
     trained = start(model, objective, config.train, job.scratch, log=say)
+    if any(tracker.draws for tracker in trained.trackers):
+        trained.samples = speaking.samples(made, objective)
     metrics = train(trained)
     metrics = {key: value for key, value in metrics.items() if key != "skipped" or value}
     for name in ("metrics.jsonl", "plan.json"):
         if (job.scratch / name).exists():
             (job.folder / name).write_bytes((job.scratch / name).read_bytes())
+    for name in ("tensorboard", "wandb"):
+        if (job.scratch / name).is_dir():
+            shutil.copytree(job.scratch / name, job.folder / name, ignore=_links)
+    job.facts["cost"] = costs.taken(trained.meter, trained.seconds, world_size())
+    metrics |= {name: job.facts["cost"][name] for name in ("energy_wh", "money")}
     parameters = sum(p.numel() for p in model.parameters())
     counts = {"parameters": parameters}
     facts = {"stage": job.name, "objective": config.own.objective, "metrics": metrics, "settings": config.model_dump()}
@@ -151,6 +161,11 @@ def run(config: Config, job: Job) -> dict[str, Any]:
         counts["trained"] = sum(p.numel() for p in _attached.weights(model, adapter))
         _folder.save(model.cpu(), adapter, job.folder, base=_base(job), facts=facts)
     return {**counts, **metrics}
+
+
+def _links(folder: str, names: list[str]) -> list[str]:
+    """What is not copied: links, which W&B sets to its newest run."""
+    return [name for name in names if (Path(folder) / name).is_symlink()]
 
 
 def _on_top(config: Config, job: Job, made: directory.Loaded) -> str | None:
