@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from . import files
+from .distributed import local_ranks
 from .errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -33,8 +34,12 @@ def choose_device(name: str = "auto") -> torch.device:
 
 
 def set_threads(count: int | None = None) -> int:
-    """Set torch's thread count once for this process: one a physical core that we may use. Returns it."""
-    wanted = count or int(os.environ.get("MODELWORKS_THREADS", "0")) or len(os.sched_getaffinity(0))
+    """Set torch's thread count for this process: its share of the cores that we may use. Returns it.
+
+    Ranks on one machine share its cores evenly; MODELWORKS_THREADS says how many threads each process gets.
+    """
+    cores = max(1, len(os.sched_getaffinity(0)) // local_ranks())
+    wanted = count or int(os.environ.get("MODELWORKS_THREADS", "0")) or cores
     torch.set_num_threads(wanted)
     return wanted
 
@@ -106,11 +111,12 @@ def timed(work: Callable[[], object], repeats: int = 3) -> float:
     return sorted(seconds)[len(seconds) // 2]
 
 
-def _memory() -> Path:
+def cache() -> Path:
+    """Where this machine's choices and builds are kept: MODELWORKS_CACHE, else a folder in the user's cache."""
     root = os.environ.get("MODELWORKS_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME", "~/.cache"), "modelworks"
     )
-    return Path(root).expanduser() / "choices.json"
+    return Path(root).expanduser()
 
 
 def remembered(question: dict[str, Any], measure: Callable[[], Any]) -> Any:
@@ -119,7 +125,7 @@ def remembered(question: dict[str, Any], measure: Callable[[], Any]) -> Any:
     What was measured once stays fixed, so a resumed or repeated run takes the same road as the first one.
     """
     key = files.digest({"question": question, "machine": machine()})
-    path = _memory()
+    path = cache() / "choices.json"
     try:
         known = files.read_json(path)
     except Exception:

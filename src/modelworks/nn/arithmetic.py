@@ -176,26 +176,23 @@ def training_memory(
     shape: Shape, seq: int, rows: int, *, width: int = 2, states: int = 2, dropout: float = 0.0
 ) -> Memory:
     """Bytes to train `rows` rows of `seq` tokens: float32 weights and gradients, `states` float32 numbers a
-    parameter in the optimiser (AdamW 2, Muon 1), activations in numbers of `width` bytes (bfloat16 2)."""
+    parameter in the optimiser (AdamW 2, Muon 1), activations in numbers of `width` bytes (bfloat16 2), in which the
+    weights then stand a second time (`train.precision`)."""
     count = parameters(shape)
-    return Memory(4 * count, 4 * count, 4 * states * count, activations(shape, seq, rows, width, dropout))
+    return Memory((4 + width % 4) * count, 4 * count, 4 * states * count, activations(shape, seq, rows, width, dropout))
 
 
 def activations(shape: Shape, seq: int, rows: int, width: int = 2, dropout: float = 0.0) -> int:
     """Bytes that the backward pass of our parts on a processor keeps, whole blocks and the head.
 
-    Per token and layer: the float32 residual stream before both norms; the inputs of all matrices; queries, keys,
-    values and their mixture (queries and keys twice where they have norms); what stands between the feed-forward
-    matrices; what attention keeps. Once: the head's exponentials while they are small, and copies of the matrices
-    where they are converted to a narrower format (experts are converted anew each time).
+    Per token and layer: the residual stream before both norms; the inputs of all matrices; queries, keys, values and
+    their mixture (queries and keys twice where they have norms); what stands between the feed-forward matrices; what
+    attention keeps. Once: the head's exponentials while they are small.
     """
     tokens = seq * rows
     head = width * shape.vocab_size * tokens
     kept: float = head if head <= CrossEntropy.KEEP else 0
-    kept += tokens * (shape.n_layers * _kept_per_token(shape, seq, width, dropout) + (4 + width) * shape.d_model)
-    if width < 4:
-        matrices = attention_matrices(shape) if shape.n_experts else layer_matrices(shape)
-        kept += width * (shape.n_layers * matrices + shape.vocab_size * shape.d_model)
+    kept += tokens * (shape.n_layers * _kept_per_token(shape, seq, width, dropout) + 2 * width * shape.d_model)
     return round(kept) + sum(activations(other, seq, rows, width, dropout) for other in shape.also)
 
 
@@ -203,7 +200,7 @@ def _kept_per_token(shape: Shape, seq: int, width: int, dropout: float) -> float
     heads, kv = shape.n_heads * shape.d_head, shape.n_kv_heads * shape.d_head
     each = 3 if shape.head_norms else 2
     gated = shape.feedforward_matrices == 3
-    inner = (4 if gated else 2) * shape.d_ff
+    inner = (3 if gated else 2) * shape.d_ff
     if shape.n_experts:  # only what goes into the activation is kept (`nn.experts`)
         inner = (2 if gated else 1) * shape.d_ff * shape.n_active
     narrow = 2 * shape.d_model + each * (heads + kv) + inner
@@ -212,7 +209,7 @@ def _kept_per_token(shape: Shape, seq: int, width: int, dropout: float) -> float
         places, narrow = 3, narrow + shape.d_model + 2 * (heads + kv)
     attended = _kept_by_attention(shape, seq, width, dropout) * (2 if shape.cross_attention else 1)
     dropped = places * shape.d_model if dropout else 0
-    return places * 4 * shape.d_model + width * narrow + attended + dropped
+    return places * width * shape.d_model + width * narrow + attended + dropped
 
 
 def _kept_by_attention(shape: Shape, seq: int, width: int, dropout: float) -> float:

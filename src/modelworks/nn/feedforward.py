@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+from .activation import gated
+
 
 class FeedForward(nn.Module):
     """down(activation(up(x))): [B, T, D] -> [B, T, F] -> [B, T, D] (Vaswani et al. 2017)."""
@@ -26,4 +28,4 @@ class GatedFeedForward(nn.Module):
         self.gate, self.up, self.down, self.activation = gate, up, down, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(self.activation(self.gate(x)) * self.up(x))
+        return self.down(gated(self.activation, self.gate(x), self.up(x)))

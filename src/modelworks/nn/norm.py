@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from . import native
 from .precision import matrix_dtype
 
 
@@ -26,6 +27,8 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight, dtype = self.weight, matrix_dtype(x)
         if torch.is_grad_enabled():
+            if dtype == x.dtype and native.usable(x, weight):
+                return NativeRms.apply(x, weight, self.eps)
             return Rms.apply(x, weight, self.eps, dtype)
         if x.dtype == weight.dtype == dtype == torch.float32:  # spare a cached token the conversions
             return F.rms_norm(x, weight.shape, weight, self.eps)
@@ -54,6 +57,26 @@ class Rms(torch.autograd.Function):
         return to_x.to(x.dtype), to_weight, None, None
 
 
+class NativeRms(torch.autograd.Function):
+    """The same in one pass forward and one back (kernels.cpp)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        y, scale = torch.empty_like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
+        native.call("rms_forward", x, x, weight, y, scale, scale.numel(), x.shape[-1], eps)
+        ctx.save_for_backward(x, weight, scale)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        x, weight, scale = ctx.saved_tensors
+        grad, to_x = grad.to(x.dtype).contiguous(), torch.empty_like(x)
+        to_weight = torch.empty_like(weight, dtype=torch.float32)
+        native.call("rms_backward", x, grad, x, weight, scale, to_x, to_weight, scale.numel(), x.shape[-1])
+        return to_x, to_weight.to(weight.dtype), None
+
+
 class LayerNorm(nn.Module):
     """(x - mean(x)) / std(x) * weight + bias over the last axis (Ba et al. 2016); some families have no bias."""
 
@@ -64,6 +87,8 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == self.weight.dtype == matrix_dtype(x):  # torch's kernel widens by itself
+            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
         bias = None if self.bias is None else self.bias.float()
         normal = F.layer_norm(x.float(), self.weight.shape, self.weight.float(), bias, self.eps)
         return normal.to(matrix_dtype(x))
