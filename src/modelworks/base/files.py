@@ -76,10 +76,18 @@ def fsync(path: Path) -> None:
         os.close(handle)
 
 
+def make_directory(path: Path) -> None:
+    """Make a folder and those above it that are missing, each known to the disk before anything is put into it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.is_dir()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        fsync(folder.parent)
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Replace `path` by `data`, atomically and durably. Raises FailureError when the disk is full."""
     with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         try:
             with open(beside, "wb") as file:
@@ -113,20 +121,21 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def new_directory(final: Path, keep: Path | None = None) -> Iterator[Path]:
+def new_directory(final: Path, keep: Path | None = None, known: dict[str, str] | None = None) -> Iterator[Path]:
     """Yield a folder to fill; when the block ends well it is hashed, fsynced and renamed to `final`.
 
     `keep` names a folder that may already hold part of the work (a training run that goes on): it is used
     as it is and survives a failure. Otherwise a fresh `.partial` folder is made and removed on failure.
-    An older `final` is replaced whole. Raises FailureError when the disk is full.
+    `known`: as for `seal`; fill it inside the block. An older `final` is replaced whole. Raises FailureError when
+    the disk is full.
     """
     with disk_errors(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(final.parent)
         work = keep or final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}{PARTIAL}")
         work.mkdir(parents=True, exist_ok=True)
         try:
             yield work
-            seal(work)
+            seal(work, known)
             _swap(work, final)
         except BaseException:
             if keep is None:
@@ -134,15 +143,19 @@ def new_directory(final: Path, keep: Path | None = None) -> Iterator[Path]:
             raise
 
 
-def seal(folder: Path) -> dict[str, Any]:
-    """Write `manifest.json` (size and SHA-256 of every file below) and fsync everything. Returns the manifest."""
-    files = {}
+def seal(folder: Path, known: dict[str, str] | None = None) -> dict[str, Any]:
+    """Write `manifest.json` (size and SHA-256 of every file below) and fsync everything. Returns the manifest.
+
+    `known` holds the hashes, by name, of files whose writer took them from what it wrote; the others are read again.
+    """
+    known, files = known or {}, {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p != folder / MANIFEST):
         if path.name.endswith(PARTIAL):
             path.unlink()
             continue
         fsync(path)
-        files[path.relative_to(folder).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        name = path.relative_to(folder).as_posix()
+        files[name] = {"bytes": path.stat().st_size, "sha256": known.get(name) or sha256(path)}
     manifest = {"format": 1, "files": files, "digest": digest(files)}
     write_json(folder / MANIFEST, manifest)
     for path in sorted(p for p in folder.rglob("*") if p.is_dir()):
@@ -172,9 +185,10 @@ def verify(folder: Path, only: str | None = None) -> dict[str, Any]:
     Raises DamagedError naming the first file that is missing, cut short or changed.
     """
     manifest = read_json(folder / MANIFEST) if is_complete(folder) else None
-    if not isinstance(manifest, dict) or digest(manifest.get("files")) != manifest.get("digest"):
+    facts: dict[str, Any] = (isinstance(manifest, dict) and manifest.get("files")) or {}
+    if manifest != {"format": 1, "files": facts, "digest": digest(facts)}:
         raise DamagedError(f"{folder}: unfinished or its manifest is damaged; run the command that made it again.")
-    for name, fact in manifest["files"].items():
+    for name, fact in facts.items():
         if only is not None and name != only:
             continue
         path = folder / name
@@ -225,7 +239,7 @@ def lock(folder: Path) -> Iterator[None]:
     import fcntl
 
     with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory(folder)
         handle = open(folder / ".lock", "a")  # noqa: SIM115 - held until the block ends
     try:
         try:
