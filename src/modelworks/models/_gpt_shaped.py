@@ -16,6 +16,16 @@ from ..nn.position import Unrotated
 from ..nn.stack import Block
 from ._stored import Stored, with_bias
 
+TENSOR_PLAN = {
+    "stack.blocks.*.attention.query": "heads",
+    "stack.blocks.*.attention.key": "heads",
+    "stack.blocks.*.attention.value": "heads",
+    "stack.blocks.*.attention.out": "rows",
+    "stack.blocks.*.feedforward.up": "columns",
+    "stack.blocks.*.feedforward.down": "rows",
+}
+"""How tensor parallelism cuts a model of this shape (`train.split`)."""
+
 
 def block(
     layer: int,

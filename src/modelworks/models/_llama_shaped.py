@@ -163,6 +163,18 @@ NAMES = {
     "feedforward.down.weight": "mlp.down_proj.weight",
 }
 """Ours and theirs within a block."""
+TENSOR_PLAN = {
+    "stack.blocks.*.attention.query": "heads",
+    "stack.blocks.*.attention.key": "heads",
+    "stack.blocks.*.attention.value": "heads",
+    "stack.blocks.*.attention.query_norm": "shared",
+    "stack.blocks.*.attention.key_norm": "shared",
+    "stack.blocks.*.attention.out": "rows",
+    "stack.blocks.*.feedforward.gate": "columns",
+    "stack.blocks.*.feedforward.up": "columns",
+    "stack.blocks.*.feedforward.down": "rows",
+}
+"""How tensor parallelism cuts a dense model of this shape (`train.split`)."""
 HF_PREFIX = "model."
 """What stands before the names of all but the head, and is left out where there is no head."""
 HF_IGNORED = (r".*rotary_emb\.inv_freq",)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 
 from .optim import named
+from .sharded import local
 
 
 class Average:
@@ -32,14 +33,14 @@ class Average:
         """Take in the weights as they are now."""
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         self.steps += 1
-        averages = list(self.averages.values())
-        weights = [w.to(a.dtype) for w, a in zip(self.weights.values(), averages, strict=True)]
+        averages = [local(a) for a in self.averages.values()]
+        weights = [local(w).to(a.dtype) for w, a in zip(self.weights.values(), averages, strict=True)]
         torch._foreach_lerp_(averages, weights, 1 - decay)
 
     @torch.no_grad()
     def apply(self) -> None:
         """Put the averages into the model for good."""
-        torch._foreach_copy_(list(self.weights.values()), list(self.averages.values()))
+        _copy(self.weights.values(), self.averages.values())
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -51,7 +52,7 @@ class Average:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(list(self.weights.values()), kept)
+                _copy(self.weights.values(), kept)
 
     def tensors(self) -> dict[str, Tensor]:
         """The averages by parameter name."""
@@ -63,3 +64,8 @@ class Average:
         self.steps = steps
         for name, average in self.averages.items():
             average.copy_(tensors[name])
+
+
+def _copy(into: Iterable[Tensor], tensors: Iterable[Tensor]) -> None:
+    """Each tensor's numbers, or this rank's shard of them, into the one in its place."""
+    torch._foreach_copy_([local(tensor) for tensor in into], [local(tensor) for tensor in tensors])

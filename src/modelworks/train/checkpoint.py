@@ -8,55 +8,127 @@
 
 Safetensors and JSON only. The directory appears by one rename when everything in it is on the disk, the two
 newest are kept, and the newest whose hashes fit is the one that a restart takes. What is in state.json is plain
-data; its tensors stand in state.safetensors and leave a mark (`pack` and `unpack`).
+data; its tensors stand in state.safetensors and leave a mark (`stored.pack`).
+
+    save     snapshot (what) -> store (seal, rename, prune), around write (the files)
+    restore  newest (verify, choose) -> load (the files)
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import json
 import re
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..base import files, seeds
 from ..base.device import DTYPES
-from ..base.distributed import barrier, is_main, rank
+from ..base.distributed import barrier, copies, is_main, share, shares
 from ..base.errors import DamagedError, UserError
-from . import parallel
+from . import parallel, reshard
+from .stored import pack, unpack, write_tensors
 
 if TYPE_CHECKING:
     from .run import Run
+    from .trackers import Tracker
 
 FOLDER = "checkpoints"
 KEEP = 2
-FREE = {"save_every", "log_every", "track"}  # settings that may change between restarts: they touch no weight
-MARK = "__tensor__"
+REACH = 16  # steps that a rollback may go back behind the spike (`spikes.SPANS`)
+# settings that may change between restarts: they touch no weight (rows and accumulate where the step keeps its rows)
+FREE = {"save_every", "log_every", "track", "rows", "accumulate", "parallel"}
+
+
+@dataclass
+class Snapshot:
+    """One step exactly: what the files of its checkpoint will hold. Unless it is a copy, good until the next step."""
+
+    step: int
+    final: Path
+    """Where the checkpoint will stand."""
+    tensors: dict[str, dict[str, Tensor]]
+    """Tensors by file."""
+    state: dict[str, Any]
+    trackers: list[Tracker]
+
+    @property
+    def bytes(self) -> int:
+        """What the tensors take: in memory, if this is a copy, and on the disk."""
+        return sum(tensor.nbytes for part in self.tensors.values() for tensor in part.values())
+
+
+def snapshot(run: Run, copy: bool = False) -> Snapshot | None:
+    """This step, as it is or as a copy in main memory while the loop goes on. Every rank must call it.
+
+    Only the first rank, which writes, gets something. A copy costs as much memory as the checkpoint has bytes.
+    """
+    random = _random_states()
+    if not is_main():
+        return None
+    tensors: dict[str, Tensor] = {}
+    state = pack(_state(run) | {"random": random}, tensors)
+    parts = {"model": model_tensors(run.model), "optimizer": run.optimizer.tensors(), "state": tensors}
+    if copy:
+        parts = {part: {n: t.detach().to("cpu", copy=True) for n, t in have.items()} for part, have in parts.items()}
+    return Snapshot(run.step, _folder(run, run.step), parts, state, list(run.trackers))
+
+
+def write(snapshot: Snapshot, work: Path) -> dict[str, str]:
+    """The files of a checkpoint but its manifest, into a folder; returns the hashes that are known from writing."""
+    known = {}
+    for part, tensors in snapshot.tensors.items():
+        name = f"{part}.safetensors"
+        known[name] = write_tensors(work / name, tensors)
+    files.write_json(work / "state.json", snapshot.state)
+    return known
+
+
+def store(snapshot: Snapshot) -> Path:
+    """Write, seal and rename; then, and not before, remove all but the newest two. Any thread may call it.
+
+    The log it tells of is on the disk first. Raises FailureError when the disk is full; the checkpoints that were
+    there stay as they are.
+    """
+    known: dict[str, str] = {}
+    with files.new_directory(snapshot.final, known=known) as work:
+        for tracker in snapshot.trackers:
+            tracker.sync()
+        known |= write(snapshot, work)
+    prune(snapshot.final.parent.parent, snapshot.state["settings"]["guard"])
+    return snapshot.final
 
 
 def save(run: Run) -> Path:
-    """Write a checkpoint of this step, then remove all but the newest two. Every rank calls it, the first writes.
+    """Snapshot and store at once. Every rank calls it, the first writes. Raises FailureError when the disk is full."""
+    if run.shards is not None:
+        return _save_shards(run, _folder(run, run.step))
+    taken = snapshot(run)
+    if taken is not None:
+        store(taken)
+    barrier()
+    return _folder(run, run.step)
 
-    Raises FailureError when the disk is full; the checkpoints that were there stay as they are.
-    """
-    random = [json.loads(text) for text in parallel.gather_text(_random_state())]
-    final = run.folder / FOLDER / f"step-{run.step:09d}"
-    if is_main():
-        tensors: dict[str, Tensor] = {}
-        state = pack(_state(run) | {"random": random}, tensors)
-        with files.new_directory(final) as work:
-            write_tensors(work / "model.safetensors", model_tensors(run.model))
-            write_tensors(work / "optimizer.safetensors", run.optimizer.tensors())
-            write_tensors(work / "state.safetensors", tensors)
+
+def _save_shards(run: Run, final: Path) -> Path:
+    """The same, each rank its own part: `shard-*.safetensors` in place of the three files."""
+    tensors: dict[str, Tensor] = {}
+    state = pack(_state(run) | {"random": _random_states()}, tensors)
+    with contextlib.ExitStack() as stack, files.disk_errors(final):
+        work = Path(parallel.gather_text(str(stack.enter_context(files.new_directory(final))) if is_main() else "")[0])
+        reshard.write(work, model_tensors(run.model) | run.optimizer.tensors() | tensors)
+        if is_main():
+            for tracker in run.trackers:
+                tracker.sync()
             files.write_json(work / "state.json", state)
-        for old in found(run.folder)[KEEP:]:
-            shutil.rmtree(old, ignore_errors=True)
+    if is_main():
+        prune(run.folder, state["settings"]["guard"])
     barrier()
     return final
 
@@ -66,23 +138,74 @@ def restore(run: Run) -> bool:
 
     Raises UserError when the folder holds a run with other settings or of another model.
     """
-    for folder in found(run.folder):
+    folder = newest(run)
+    if folder is not None:
+        load(run, folder)
+    return folder is not None
+
+
+def newest(run: Run, until: int | None = None) -> Path | None:
+    """The newest checkpoint of the run's folder (of step `until` at most) whose hashes fit.
+
+    Those that do not are told and removed. The first rank looks, and all ranks, which must all call it, take what it
+    found.
+    """
+    chosen = -1
+    for folder in found(run.folder) if is_main() else ():
+        if until is not None and _step(folder) > until:
+            continue
         try:
             files.verify(folder)
+            chosen = _step(folder)
+            break
         except DamagedError as error:
-            run.log(f"{error} Going back to the checkpoint before it.")
-            barrier()
-            if is_main():
-                shutil.rmtree(folder, ignore_errors=True)
-            barrier()
-            continue
-        state = unpack(files.read_json(folder / "state.json"), load_file(folder / "state.safetensors"))
-        _same_run(run, state["settings"], folder)
-        load_model(run.model, load_file(folder / "model.safetensors"), folder)
-        run.optimizer.load(load_file(folder / "optimizer.safetensors"))
-        _restore_state(run, state)
-        return True
-    return False
+            trouble = str(error)
+        except OSError as error:  # the disk itself can no longer read it
+            trouble = f"{folder}: cannot be read ({error.strerror})."
+        run.log(f"{trouble} Going back to the checkpoint before it.")
+        shutil.rmtree(folder, ignore_errors=True)
+    chosen = parallel.largest(chosen)[0]
+    return _folder(run, chosen) if chosen >= 0 else None
+
+
+def load(run: Run, folder: Path) -> None:
+    """Put a checkpoint into the run. Raises UserError when it is of another run or another model."""
+    model, momenta, tensors = _tensors(run, folder)
+    state = unpack(files.read_json(folder / "state.json"), tensors)
+    _same_run(run, state["settings"], folder)
+    load_model(run.model, model, folder)
+    run.optimizer.load(momenta)
+    _restore_state(run, state)
+
+
+def _tensors(run: Run, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    """Those of the model, of the optimiser and of the other state, whoever wrote them and however many ranks read."""
+    if run.shards is not None or any(folder.glob(reshard.SHARD)):
+        return reshard.read(folder, run)
+    try:
+        model, momenta, state = (load_file(folder / f"{part}.safetensors") for part in ("model", "optimizer", "state"))
+    except FileNotFoundError:
+        raise UserError(f"{folder}: not every rank can read it; use a folder that all machines share.") from None
+    return model, momenta, state
+
+
+def prune(folder: Path, guard: dict[str, Any]) -> None:
+    """Remove all but the newest two, those that a replay wants and the one that a rollback may want (`Guarding`)."""
+    have = found(folder)
+    kept = set(have[:KEEP])
+    if guard["spikes"]:
+        kept.add(next((path for path in have if _step(path) <= _step(have[0]) - REACH), have[-1]))
+    for old in have:
+        if old not in kept and not (guard["keep_every"] and _step(old) % guard["keep_every"] == 0):
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def forget_later(run: Run) -> None:
+    """Remove the checkpoints of steps that are to be taken again in another way. Every rank must call it."""
+    for folder in found(run.folder) if is_main() else ():
+        if _step(folder) > run.step:
+            shutil.rmtree(folder, ignore_errors=True)
+    barrier()
 
 
 def discard(folder: Path) -> None:
@@ -96,6 +219,10 @@ def found(folder: Path) -> list[Path]:
     return sorted((path for path in names if re.fullmatch(r"step-\d{9,}", path.name)), key=_step, reverse=True)
 
 
+def _folder(run: Run, step: int) -> Path:
+    return run.folder / FOLDER / f"step-{step:09d}"
+
+
 def _step(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
@@ -104,7 +231,7 @@ def _state(run: Run) -> dict[str, Any]:
     """Everything but the weights and the momenta, as plain data and tensors."""
     return {
         "format": 1,
-        "settings": run.settings.model_dump(),
+        "settings": run.settings.model_dump() | {"rows in a step": _rows(run)},
         "step": run.step,
         "tokens": run.tokens,
         "seconds": run.tick(),
@@ -135,10 +262,15 @@ def _restore_state(run: Run, state: dict[str, Any]) -> None:
             tracker.load_state_dict(state["trackers"][type(tracker).__name__])
     run.objective.load_state_dict(state["objective"])
     random = state["random"]
-    if rank() < len(random):
-        seeds.restore(_unpack_random(random[rank()]))
+    if share() < len(random):
+        seeds.restore(_unpack_random(random[share()]))
     else:  # more ranks than before: the newcomers cannot have a past
-        seeds.seed_everything(seeds.derive(run.settings.seed, "rank", rank(), run.step))
+        seeds.seed_everything(seeds.derive(run.settings.seed, "rank", share(), run.step))
+
+
+def _random_states() -> list[Any]:
+    """The random state of each part of the data; ranks that share rows have the same one."""
+    return [json.loads(text) for text in parallel.gather_text(_random_state())[:: copies()]]
 
 
 def _random_state() -> str:
@@ -163,13 +295,18 @@ def _unpack_random(value: Any) -> Any:
 
 
 def _same_run(run: Run, saved: dict[str, Any], folder: Path) -> None:
-    now = run.settings.model_dump()
+    now = run.settings.model_dump() | {"rows in a step": _rows(run)}
     for name in sorted(set(now) | set(saved)):
         if name not in FREE and now.get(name) != saved.get(name):
             raise UserError(
                 f"{folder.parent.parent}: holds a run with {name} {saved.get(name)}, not {now.get(name)}; "
                 "put the setting back or use another folder."
             )
+
+
+def _rows(run: Run) -> int:
+    """Rows that all ranks together take in a step: what must stay, however they are shared out."""
+    return run.settings.rows * run.settings.accumulate * shares()
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -196,40 +333,3 @@ def load_model(model: nn.Module, tensors: dict[str, Tensor], where: Path) -> Non
                 "use another folder."
             )
         here.copy_(there)
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Safetensors file of these tensors. Raises OSError with its number, as Python's own writing would."""
-    try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]) if number else errno.EIO, str(error), str(path)) from error
-
-
-def pack(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """Plain data for JSON; every tensor in `value` moves to `tensors` under its path and leaves a mark.
-
-    Raises TypeError for what would not come back the same: other types, and keys that are not strings.
-    """
-    if isinstance(value, Tensor):
-        tensors[path] = value
-        return {MARK: path}
-    if isinstance(value, dict):
-        if any(not isinstance(key, str) for key in value):
-            raise TypeError(f"{path}: the keys of a state must be strings")
-        return {key: pack(inner, tensors, f"{path}/{key}") for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [pack(inner, tensors, f"{path}/{number}") for number, inner in enumerate(value)]
-    if value is None or isinstance(value, (str, bool, int, float)):
-        return value
-    raise TypeError(f"{path}: a state may not hold a {type(value).__name__}")
-
-
-def unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `pack` (tuples come back as lists); tensors are copies in memory of torch's own alignment."""
-    if isinstance(value, dict):
-        if set(value) == {MARK}:
-            return tensors[value[MARK]].clone()
-        return {key: unpack(inner, tensors) for key, inner in value.items()}
-    return [unpack(inner, tensors) for inner in value] if isinstance(value, list) else value

@@ -32,6 +32,12 @@ class Hook:
     def say(self, note: str) -> None:
         """A word on what is done now, for a hook that shows it."""
 
+    def settle(self, run: Run) -> None:
+        """The run is about to go back to an earlier step: have nothing under way."""
+
+    def went_back(self, run: Run) -> None:
+        """It did, and `load_state_dict` was called."""
+
     def finish(self, run: Run) -> None:
         """The run is over."""
 
@@ -152,6 +158,16 @@ class Save(Hook):
         """Count from here; what was restored is on disk already. What is being written at the end is waited for."""
         self.saver.last, self.at = time.monotonic(), run.step
         run.closing.callback(self.saver.wait, run)
+        if run.settings.guard.spikes and not run.step:  # something to go back to
+            self.saver.save(run)
+
+    def settle(self, run: Run) -> None:
+        """Until nothing is being written."""
+        self.saver.wait(run)
+
+    def went_back(self, run: Run) -> None:
+        """This step is on disk already."""
+        self.at = run.step
 
     def __call__(self, run: Run, logs: dict[str, float]) -> None:
         """Save when it is time. Raises SystemExit (143 or 130) after the save that a signal asked for.
@@ -159,7 +175,8 @@ class Save(Hook):
         Raises FailureError when the last save finds no space on the disk in time.
         """
         self.saver.look(run)
-        wanted = run.done or self.saver.due
+        keep = run.settings.guard.keep_every
+        wanted = run.done or self.saver.due or bool(keep and run.step % keep == 0)
         signal, due, broken = parallel.largest(run.interrupt.number, int(wanted), int(run.interrupt.broke_off))
         if (signal or due) and self.at != run.step:
             self.at = run.step
@@ -173,9 +190,11 @@ def make(run: Run) -> list[Hook]:
     """The hooks of a run in their order: the log first, since a broken-off evaluation comes again, after a restart."""
     from .histograms import Histograms
     from .log import Log
+    from .steps import Record, Steps
 
     settings = run.settings
     every = settings.evaluate_every
     evaluate = [Evaluate(every, settings.patience)] if every else []
     pictures = [Histograms(every)] if every and any(tracker.draws for tracker in run.trackers) else []
-    return [Log(settings.log_every, run.meter), *pictures, *evaluate, Save(settings.save_every)]
+    record = Record(next((tracker for tracker in run.trackers if isinstance(tracker, Steps)), None))
+    return [record, Log(settings.log_every, run.meter), *pictures, *evaluate, Save(settings.save_every)]

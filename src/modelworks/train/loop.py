@@ -6,6 +6,8 @@ into micro-batches, packed into rows or spread over ranks never changes the grad
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -13,23 +15,29 @@ from ..base.distributed import all_reduce_sum
 from ..base.errors import UserError
 from ..base.protocols import Batch
 from . import parallel
+from .guard import SPIKE
+from .memory import fitting
 from .run import Run
+from .spikes import roll_back
 
 
 def train(run: Run) -> dict[str, float]:
     """Train until the budget is spent or a hook stops it.
 
-    Returns the last metrics; the model then holds the weights to keep. Raises FailureError when the disk is full
-    or steps keep being not finite, SystemExit (143, 130) after the save that a signal asked for.
+    Returns the last metrics; the model then holds the weights to keep. Raises FailureError when the disk is full,
+    not even one row fits memory, losses diverge or keep being not finite; SystemExit (143, 130) after the save that
+    a signal asked for.
     """
     with run.working():
         batches = run.objective.batches(run.model)
         while not run.done:
-            group = [run.take(next(batches)) for _ in range(run.settings.accumulate)]
-            total = all_reduce_sum(sum(batch.weight for batch in group))
-            with run.computing():
-                sums = [backward(run, batch, total) for batch in group]
-            logs = update(run, group, sums, total)
+            run.group = [run.take(next(batches)) for _ in range(run.settings.accumulate)]
+            total = all_reduce_sum(sum(batch.weight for batch in run.group))
+            parts, sums = fitting(run, run.group, partial(backward, run, total=total))
+            logs = update(run, parts, sums, total)
+            if run.guard.reason == SPIKE and roll_back(run):
+                batches = run.objective.batches(run.model)
+                continue
             for hook in run.hooks:
                 hook(run, logs)  # log and show, evaluate and stop early, save: each resumable
     return finish(run)
@@ -47,22 +55,20 @@ def backward(run: Run, batch: Batch, total: float) -> dict[str, Tensor]:
 def update(run: Run, group: list[Batch], sums: list[dict[str, Tensor]], total: float) -> dict[str, float]:
     """Sum over ranks, look, clip, step; returns the step's means. The only place where numbers leave the device."""
     parameters, rate = run.optimizer.parameters, run.scale
-    parallel.sum_gradients(parameters)
+    norm = parallel.sum_gradients(run.optimizer, run.shards)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
     sizes = parallel.sum_tensor(torch.stack([sum(s[name] for s in sums) for name in sums[0]]).float())  # type: ignore[misc]
-    *values, size = torch.cat([sizes, norm.float().view(1)]).tolist()
+    *values, size = torch.cat([sizes, norm.to(sizes).view(1)]).tolist()
     logs = {name: value / total for name, value in zip(sums[0], values, strict=True)}
-    if run.guard.passes(logs["loss"], size):
+    if run.guard.passes(run.step, logs["loss"], size):
         if 0 < run.settings.clip < size:
             torch._foreach_mul_(gradients, run.settings.clip / size)
         run.optimizer.step(rate)
         if run.average:
             run.average.update()
     else:
-        sentence = run.guard.describe(run.step, [s["loss"] for s in sums], group, run.optimizer.names)
-        run.log(sentence)
-        run.guard.check(sentence)
+        run.guard.tell(run, logs["loss"], [s["loss"] for s in sums], group)
+    run.guard.check(run)
     run.optimizer.clear()
     run.step += 1
     run.tokens += int(total)

@@ -43,7 +43,8 @@ def make(run: Run, measure: bool = True) -> dict[str, Any]:
     if measure:
         run.plan = _measured(run)
     else:
-        run.plan = {"dtype": "float32" if wanted == "auto" else wanted}
+        usual = "float32" if run.shards is None else str(run.shards.dtype).removeprefix("torch.")
+        run.plan = {"dtype": usual if wanted == "auto" else wanted}
     run.plan["settings"] = run.settings.model_dump(exclude=checkpoint.FREE)
     if is_main():
         files.write_json(path, run.plan)

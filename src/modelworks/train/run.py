@@ -15,17 +15,18 @@ from torch import nn
 
 from ..base import files, seeds
 from ..base.device import DTYPES
-from ..base.distributed import barrier, is_main, rank, world_size
+from ..base.distributed import barrier, is_main, share, shares
 from ..base.energy import Meter
 from ..base.errors import UserError
 from ..base.log import say
 from ..base.protocols import Batch, Objective
-from . import schedule
+from . import memory, schedule, sharded
 from .average import Average
 from .guard import Guard
 from .optim import Optimizer
 from .precision import Lowered
 from .settings import TrainSettings
+from .sharded import Plan, Shards
 from .signals import Interrupt
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ class Run:
     optimizer: Optimizer
     log: Log = say
     average: Average | None = None
+    shards: Shards | None = None
+    """How the model lies on several ranks, where it does."""
     hooks: list[Hook] = field(default_factory=list)
     trackers: list[Tracker] = field(default_factory=list)
     samples: Samples | None = None
@@ -62,6 +65,8 @@ class Run:
     seconds: float = 0.0
     positions: int = 0
     """Places computed by this rank since the process began (padding and masked ones too): the measure of speed."""
+    group: list[Batch] = field(default_factory=list)
+    """The micro-batches of the step that is taken."""
     stopped: str = ""
     """Why the run ended before its budget, when it did."""
     metrics: dict[str, float] = field(default_factory=dict)
@@ -99,6 +104,8 @@ class Run:
 
     def computing(self) -> AbstractContextManager[object]:
         """Around losses and gradients: the model is in `dtype`, its float32 weights wait outside."""
+        if self.shards is not None:  # gathered in that format already
+            return contextlib.nullcontext()
         return self.lowered(self.dtype)
 
     def take(self, batch: Batch) -> Batch:
@@ -132,7 +139,8 @@ class Run:
                 hook.begin(self)
             if self.interrupt.number:  # it came while an evaluation was made up for: all else is on disk
                 raise SystemExit(128 + self.interrupt.number)
-            yield
+            with memory.told(self):
+                yield
 
 
 def start(
@@ -142,22 +150,31 @@ def start(
     folder: Path,
     log: Log = say,
     plan: bool = True,
+    spread: Plan | None = None,
 ) -> Run:
     """Put a run together; when `folder` holds a checkpoint of it, go on from the newest good one.
 
     The folder is locked until `train` returns. `plan=False` skips the trial steps that estimate time and memory
-    (dtype 'auto' then means what it meant here before, else float32).
+    (dtype 'auto' then means what it meant here before, else float32). `spread` says how the model may be taken apart
+    where `settings.parallel` asks for it.
 
     Raises UserError when the folder holds another run, is in use, or the objective refuses to be split.
     """
-    from . import checkpoint, hooks, trackers
+    from . import checkpoint, deterministic, hooks, trackers
     from .plan import make
 
-    if not objective.splittable and (settings.accumulate > 1 or world_size() > 1):
+    sharded.arrange(settings.parallel)
+    if not objective.splittable and (settings.accumulate > 1 or shares() > 1):
         raise UserError("this objective compares the rows of a batch, so it cannot be split: set accumulate to 1.")
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("the model has no trainable parameters; unfreeze some.")
-    run = Run(model, objective, settings, Path(folder), Optimizer(model, settings), log if is_main() else _silent)
+    sharded.agree(model, objective, settings)
+    shards = sharded.shard(model, settings, spread or Plan(), Path(folder) / "plan.json")
+    optimizer = Optimizer(model, settings)
+    run = Run(model, objective, settings, Path(folder), optimizer, log if is_main() else _silent, shards=shards)
+    run.guard = Guard(settings.guard.spikes)
+    if settings.guard.deterministic:
+        run.closing.enter_context(deterministic.required(run))
     run.average = Average(model, settings.ema) if settings.ema else None
     if is_main():
         run.closing.enter_context(files.lock(run.folder / checkpoint.FOLDER))
@@ -168,8 +185,9 @@ def start(
     if not checkpoint.restore(run):
         for tracker in run.trackers:  # what a run logged that died before its first checkpoint comes again
             tracker.load_state_dict({"bytes": 0, "step": 0})
-        run.dtype = DTYPES[make(run, measure=plan)["dtype"]]
-        seeds.seed_everything(settings.seed if rank() == 0 else seeds.derive(settings.seed, "rank", rank()))
+        run.dtype = DTYPES[make(run, measure=plan and shards is None)["dtype"]]
+        run.guard.parts = run.plan.get("parts", 1)
+        seeds.seed_everything(settings.seed if share() == 0 else seeds.derive(settings.seed, "rank", share()))
     return run
 
 

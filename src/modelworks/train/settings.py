@@ -9,6 +9,33 @@ from pydantic import Field, model_validator
 from ..base.config import Count, Settings
 
 
+class Parallel(Settings):
+    """How the ranks of a run share the work; data x fsdp x context x tensor is their number. It changes no result."""
+
+    data: int = Field(default=0, ge=0)
+    """Copies of the model, each with rows of its own (0: as many as the ranks that are left allow)."""
+    fsdp: int = Field(default=1, ge=1)
+    """Ranks over which each copy's parameters, gradients and momenta are sharded (FSDP2); each has rows of its own."""
+    tensor: int = Field(default=1, ge=1)
+    """Ranks that share every matrix of a block and work on the same rows (the heads must divide by it)."""
+    context: int = Field(default=1, ge=1)
+    """Ranks that share the length of the same rows."""
+    offload: bool = False
+    """Keep shards, gradients and momenta in main memory; on a GPU slower, and room for several times the model."""
+
+
+class Guarding(Settings):
+    """What stands between a run and trouble. What is not finite never reaches the weights, whatever stands here."""
+
+    spikes: float = Field(0.0, ge=0)
+    """A loss so many spreads above the median of the last 128 is a spike: back to before it, and on without the guilty
+    batches (0: never; 8 is a good start for runs of hours)."""
+    keep_every: Count = Field(0, ge=0)
+    """Steps between checkpoints that stay, for replays of far-off steps (0: the newest two)."""
+    deterministic: bool = False
+    """Only operations that give the same bits every time (a GPU is slower then; a processor does so anyway)."""
+
+
 class TrainSettings(Settings):
     """Twenty settings. The budget is in steps or tokens, never in seconds: a resumed run ends where any other does."""
 
@@ -52,6 +79,12 @@ class TrainSettings(Settings):
     """Seeds dropout and whatever else is random in training."""
     track: list[Literal["tensorboard", "wandb"]] = Field(["tensorboard"])
     """Where the curves go besides metrics.jsonl; W&B writes offline unless WANDB_MODE says otherwise."""
+
+    parallel: Parallel = Parallel()
+    """How several ranks share the work; one process, or copies of the model, unless told."""
+
+    guard: Guarding = Guarding()
+    """Spikes of the loss, replays, determinism."""
 
     @model_validator(mode="after")
     def _check(self) -> TrainSettings:

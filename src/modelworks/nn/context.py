@@ -1,0 +1,5 @@
+"""(being written)"""
+
+
+def spread_context(model, group):
+    raise NotImplementedError

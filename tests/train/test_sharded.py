@@ -1,0 +1,252 @@
+"""A run on several ranks (gloo) is the run of one process: same losses, same gradients, from one checkpoint to the next.
+
+One process imports torch and forks the ranks of every scenario, so that a scenario takes a second.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from modelworks.base.errors import ModelworksError, UserError
+from modelworks.train.settings import Parallel, TrainSettings
+
+SCRIPT = Path(__file__)
+ROOT = SCRIPT.parents[2]
+STEPS, ROWS = 6, 8
+
+
+class Step(nn.Module):
+    """A block of two matrices of odd sizes."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.norm, self.up, self.down = nn.LayerNorm(width), nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.tanh(self.up(self.norm(x))))
+
+
+class Tower(nn.Module):
+    """Blocks between tied words, for float64: the families' norms are float32 inside."""
+
+    def __init__(self, width: int = 10, inner: int = 14, words: int = 11) -> None:
+        super().__init__()
+        self.stem = nn.Embedding(words, width)
+        self.blocks = nn.ModuleList(Step(width, inner) for _ in range(3))
+        self.head = nn.Linear(width, words, bias=False)
+        self.head.weight = self.stem.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.stem(tokens)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
+def model_of(family: str) -> tuple[nn.Module, dict[str, str]]:
+    """A tiny model with nothing at zero, and how it may be cut."""
+    from modelworks.models import gpt2, qwen3
+
+    torch.manual_seed(5)
+    if family == "tower":
+        model, plan = Tower().double(), {"blocks.*.up": "columns", "blocks.*.down": "rows"}
+    elif family == "qwen3":  # grouped heads, norms of heads, gate, tied words
+        shape = {"d_model": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "d_head": 6, "d_ff": 20}
+        model, plan = qwen3.build(qwen3.Config(vocab_size=11, max_len=32, **shape)), qwen3.TENSOR_PLAN
+    else:  # biases, positions
+        shape = {"d_model": 16, "n_layers": 2, "n_heads": 4, "d_ff": 20, "dropout": 0.0}
+        model, plan = gpt2.build(gpt2.Config(vocab_size=11, max_len=32, **shape)), gpt2.TENSOR_PLAN
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model, plan
+
+
+def objective_of(spec: dict[str, Any]) -> Any:
+    from train.toys import Next
+
+    from modelworks.base.distributed import share, shares
+
+    class Words(Next):
+        """The same, of a model with a language head; two documents a row."""
+
+        def loss(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+            tokens = batch.inputs["tokens"]
+            documents = torch.ones_like(tokens)
+            documents[:, 3:] = 2
+            return {"loss": model(tokens, documents=documents, labels=batch.inputs["labels"]).losses.sum()}
+
+    kind = Next if spec["family"] == "tower" else Words
+    return kind(rows=ROWS // shares(), rank=share(), ranks=shares(), seed=spec.get("seeds", {}).get(str(rank()), 0))
+
+
+def rank() -> int:
+    from modelworks.base import distributed
+
+    return distributed.rank()
+
+
+def work(spec: dict[str, Any]) -> None:
+    """One rank of a scenario; rank 0 leaves losses, gradient norms, and the whole model."""
+    from train.toys import silent
+
+    from modelworks.nn.context import spread_context
+    from modelworks.train.loop import train
+    from modelworks.train.run import start
+    from modelworks.train.sharded import Plan, arrange
+
+    folder, parallel = Path(spec["folder"]), Parallel(**spec["parallel"])
+    arrange(parallel)
+    settings = TrainSettings(
+        steps=STEPS, rows=ROWS, accumulate=2, ema=0.8, evaluate_every=3, patience=9, save_every=1e9, dtype="float32",
+        track=[], warmup_steps=2, clip=0.5, parallel=parallel, 
+        optimizer="muon" if spec["family"] == "tower" else "adamw",
+    )  # fmt: skip
+    model, tensor_plan = model_of(spec["family"])
+    objective = objective_of(spec)
+    settings = settings.model_copy(update={"rows": objective.rows})
+    plan = Plan(tensor_plan, spread_context)
+    run = start(model, objective, settings, folder, log=silent, plan=False, spread=plan)
+    curve: list[list[float]] = []
+    stop = spec.get("stop", 0)
+
+    class Watch(type(run.hooks[0])):  # type: ignore[misc]
+        def __call__(self, run: Any, logs: dict[str, float]) -> None:
+            curve.append([run.step, logs["loss"], logs["gradient_norm"]])
+            if run.step == stop and rank() == spec["ranks"] - 1:
+                run.interrupt.number = 15
+            super().__call__(run, logs)
+
+    run.hooks[0].__class__ = Watch
+    try:
+        metrics = train(run)
+        model = run.shards.whole() if run.shards else model
+        if rank() == 0:
+            save_file(
+                {name: p.detach().clone() for name, p in model.named_parameters()}, folder / "weights.safetensors"
+            )
+            (folder / "metrics.json").write_text(json.dumps(metrics))
+    finally:
+        if rank() == 0:
+            with open(folder / "curve.jsonl", "a") as file:
+                file.writelines(json.dumps(line) + "\n" for line in curve)
+
+
+def serve(scenarios: list[dict[str, Any]]) -> None:
+    """Fork the ranks of each scenario in turn; what a rank had to say goes to `rank-N.txt`."""
+    import torch.distributed as dist
+    import torch.distributed.checkpoint.hf_storage
+    import torch.distributed.fsdp
+    import torch.distributed.tensor.parallel  # noqa: F401 - once, for all ranks
+
+    torch.set_num_threads(1)
+    for spec in scenarios:
+        folder = Path(spec["folder"])
+        folder.mkdir(parents=True, exist_ok=True)
+        meeting = folder / "meeting"
+        meeting.unlink(missing_ok=True)
+        children = []
+        for number in range(spec["ranks"]):
+            if not (child := os.fork()):
+                status = 0
+                try:
+                    if spec["ranks"] > 1:
+                        dist.init_process_group(
+                            "gloo", init_method=f"file://{meeting}", rank=number, world_size=spec["ranks"]
+                        )
+                    work(spec)
+                except SystemExit as stop:
+                    status = int(stop.code or 0)
+                except BaseException as error:
+                    status = error.exit_status if isinstance(error, ModelworksError) else 1
+                    said = str(error) if isinstance(error, ModelworksError) else traceback.format_exc()
+                    (folder / f"rank-{number}.txt").write_text(said)
+                os._exit(status)
+            children.append(child)
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+        (folder / "statuses.json").write_text(json.dumps(statuses))
+
+
+class Ran:
+    """What a scenario left."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.statuses = json.loads((folder / "statuses.json").read_text())
+        self.said = "\n".join(path.read_text() for path in sorted(folder.glob("rank-*.txt")))
+        lines = (folder / "curve.jsonl").read_text().splitlines() if (folder / "curve.jsonl").is_file() else []
+        self.curve = [json.loads(line) for line in lines]
+
+    def fits(self, other: Ran) -> None:
+        assert set(self.statuses) == {0}, self.said
+        assert len(self.curve) == len(other.curve) == STEPS
+        for mine, theirs in zip(self.curve, other.curve, strict=True):
+            assert mine == pytest.approx(theirs, rel=1e-6)
+        ours, known = (load_file(run.folder / "weights.safetensors") for run in (self, other))
+        assert ours.keys() == known.keys()
+        for name in known:
+            torch.testing.assert_close(ours[name], known[name], rtol=1e-5, atol=1e-8)
+        metrics, kept = (json.loads((run.folder / "metrics.json").read_text()) for run in (self, other))
+        assert metrics["validation_loss"] == pytest.approx(kept["validation_loss"], rel=1e-6)
+
+
+def run(scenarios: list[dict[str, Any]]) -> list[Ran]:
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    words = [sys.executable, str(SCRIPT), json.dumps(scenarios)]
+    subprocess.run(words, env=environment, check=True, timeout=300)
+    return [Ran(Path(spec["folder"])) for spec in scenarios]
+
+
+def spec(folder: Path, family: str = "tower", **parallel: Any) -> dict[str, Any]:
+    ranks = math.prod(size for name, size in parallel.items() if name != "offload")
+    return {"folder": str(folder), "family": family, "ranks": ranks, "parallel": parallel}
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "ddp 2": {"data": 2},
+    "fsdp 2": {"fsdp": 2},
+    "fsdp 2, offloaded": {"fsdp": 2, "offload": True},
+    "tensor 2": {"tensor": 2},
+    "ddp 4": {"data": 4},
+    "fsdp 4": {"fsdp": 4},
+    "copies of shards": {"data": 2, "fsdp": 2},
+    "data x tensor": {"data": 2, "tensor": 2},
+    "fsdp x tensor": {"fsdp": 2, "tensor": 2},
+}
+
+
+def test_every_layout_is_one_process(tmp_path: Path) -> None:
+    one, *others = run(
+        [spec(tmp_path / "one")] + [spec(tmp_path / name, **parallel) for name, parallel in LAYOUTS.items()]
+    )
+    for other in others:
+        print(other.folder.name)
+        other.fits(one)
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_families(tmp_path: Path, family: str) -> None:
+    layouts = ("fsdp 2", "tensor 2", "fsdp x tensor")
+    one, *others = run(
+        [spec(tmp_path / "one", family)] + [spec(tmp_path / name, family, **LAYOUTS[name]) for name in layouts]
+    )
+    for other in others:
+        print(other.folder.name)
+        other.fits(one)
+
+
+if __name__ == "__main__":
+    serve(json.loads(sys.argv[1]))
