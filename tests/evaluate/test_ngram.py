@@ -112,3 +112,14 @@ def test_bad_input_is_one_sentence():
     ):
         with pytest.raises(UserError):
             call()
+
+
+def test_a_toy_by_hand():
+    """The stream 0 1 0 1 0 2 and bigrams; so few counts that the discounts are the constants 0.5 and 0.75.
+
+    Single words: each has one left neighbour, so each gets (1 - 0.5) / 3 + (3 * 0.5 / 3) / 3 = 1/3. After 0 came
+    1 twice and 2 once: 1.25 of 3 are taken away, so 5/12 go to the single words, 5/36 to each of them.
+    """
+    model = NGram(2, 3).fit(np.array([0, 1, 0, 1, 0, 2]))
+    found = [2 ** -model.bits(np.array([0, word]))[1] for word in range(3)]
+    assert found == pytest.approx([5 / 36, 1.25 / 3 + 5 / 36, 0.5 / 3 + 5 / 36])
