@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
 from modelworks.base.errors import DamagedError, UserError
 from modelworks.recipes import card, report
-from modelworks.recipes.report_parts import facts, numbers, page
+from modelworks.recipes.report_parts import draw, facts, learning, numbers, page, plots
 
 from . import example_run
 
@@ -98,13 +101,6 @@ def test_numbers_of_the_run_stand_in_it(reader: Reader) -> None:
     assert "do not balance" not in text
 
 
-@pytest.fixture
-def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a machine without matplotlib; also ten times as fast."""
-    monkeypatch.setattr("modelworks.recipes.report_parts.plots.available", lambda: False)
-
-
-@pytest.mark.usefixtures("no_plots")
 def test_a_ledger_that_does_not_balance_is_said(tmp_path: Path) -> None:
     run = example_run.build(tmp_path)
     ledger = json.loads((run / "pages" / "ledger.json").read_text())
@@ -142,7 +138,6 @@ def test_a_bare_artefact_is_enough(tmp_path: Path) -> None:
     assert "only" in text
 
 
-@pytest.mark.usefixtures("no_plots")
 def test_unreadable_lines_are_counted_and_broken_json_is_an_error(tmp_path: Path) -> None:
     run = example_run.build(tmp_path)
     with open(run / "base" / "metrics.jsonl", "a") as file:
@@ -160,10 +155,78 @@ def test_no_run_and_an_empty_run_are_said(tmp_path: Path) -> None:
         facts.read(tmp_path)
 
 
-@pytest.mark.usefixtures("no_plots")
-def test_without_matplotlib_there_are_tables(run: Path) -> None:
+def test_the_gap_is_that_of_the_curves_and_the_best_step_is_marked(tmp_path: Path) -> None:
+    """A run that overfits from step 600 on, by hand: the gap is read off the same numbers with NumPy."""
+    run = example_run.build(tmp_path)
+    train = [(step, 2.0 * 0.998**step + 0.5) for step in range(10, 1001, 10)]
+    validation = [(step, 2.0 * 0.998**step + 0.6 + max(0, step - 600) * 1e-3) for step in range(100, 1001, 100)]
+    records: list[dict[str, object]] = [{"step": step, "loss": loss} for step, loss in train]
+    records += [{"step": step, "validation_loss": loss} for step, loss in validation]
+    records += [{"step": step, "sample": "sample_1", "prompt": "Now", "text": f"<i>{step}</i>"} for step in (100, 1000)]
+    example_run.put(run / "base" / "metrics.jsonl", records)
+    found = learning.gap(train, validation)
+    assert found is not None and found.best == min(validation, key=lambda point: point[1])
+    for (step, gap), (_, loss) in zip(found.points, validation, strict=True):
+        seen = [value for at, value in train if step - 30 < at <= step]
+        assert len(seen) == 3 and gap == pytest.approx(loss - np.mean(seen))
     text = report.text(facts.read(run))
-    assert "xz -9" in text and "matplotlib" in text
+    best = f"best {found.best[1]:.3f} at step {found.best[0]}"
+    assert best in text and f"has risen by {found.rise:.3f}" in text and "by heart" in text and "(patience)" in text
+    assert "&lt;i&gt;1000&lt;/i&gt;" in text
+
+
+@pytest.mark.parametrize(
+    ("validation", "word"),
+    [
+        ([2.0, 1.6, 1.3, 1.1], "still falling"),
+        ([2.0, 1.2, 1.0, 1.0], "levelled off"),
+        ([2.0, 1.0, 1.2, 1.3], "by heart"),
+        ([1.0], "evaluated once"),
+    ],
+)
+def test_what_the_curves_mean_in_words(validation: list[float], word: str) -> None:
+    points = [(100.0 * (n + 1), value) for n, value in enumerate(validation)]
+    found = learning.gap([(step, 0.95) for step, _ in points], points)
+    assert found is not None and word in " ".join(learning.meaning(found)).lower()
+    assert ("were kept" in " ".join(learning.meaning(found, stopped=True))) == (word == "by heart")
+
+
+def test_energy_and_money_stand_with_what_they_rest_on(tmp_path: Path) -> None:
+    run = example_run.build(tmp_path)
+    for name, energy in (("base", 12.0), ("chat", 3.5)):
+        path = run / name / "artefact.json"
+        cost = {"energy_wh": energy, "energy_from": "a counter", "money": energy / 100, "money_from": "a price"}
+        example_run.put(path, json.loads(path.read_text()) | {"cost": cost})
+    reader = Reader()
+    reader.feed(report.text(facts.read(run)))
+    assert "15.5" in reader.text and "0.15" in reader.text and "Energy: a counter. Money: a price." in reader.text
+
+
+@pytest.mark.parametrize("low, high", [(0, 1), (1.57, 4.6), (-0.03, 1.03), (3e-9, 4e-9), (10, 365), (0, 1.2e6), (2, 2)])
+def test_ticks_are_round_few_and_inside(low: float, high: float) -> None:
+    found = draw.ticks(low, high)
+    assert 1 <= len(found) <= 12 and all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
+    texts = [draw.words(tick, found[1] - found[0] if len(found) > 1 else 0) for tick in found]
+    assert len(set(texts)) == len(texts)
+    if len(found) > 1:
+        assert all(float(text.replace(",", "")) == pytest.approx(tick, rel=0.02) for text, tick in zip(texts, found))
+
+
+def test_a_curve_is_drawn_where_its_numbers_are() -> None:
+    """Pixels of a line, against the scale of the ticks beside it."""
+    svg = plots.lines("x", {"a": [(0.0, 10.0, None, None), (4.0, 30.0, None, None)]}, "x", "y")
+    path = next(p for p in re.findall(r'<path d="([^"]*)" style="stroke: var\(--c1\)', svg))
+    (x0, y0), (x1, y1) = [tuple(map(float, pair.split())) for pair in path[1:].split("L")]
+    where = {
+        text: (float(x), float(y)) for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([\d.]+)<', svg)
+    }
+    assert x0 == pytest.approx(where["0"][0], abs=0.2) and x1 == pytest.approx(where["4"][0], abs=0.2)
+    assert y0 == pytest.approx(where["10"][1] - 4, abs=0.2) and y1 == pytest.approx(where["30"][1] - 4, abs=0.2)
+
+
+def test_the_report_needs_no_plotting_library() -> None:
+    code = "import sys, modelworks.recipes.report; print('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
 
 
 def test_suites_in_either_shape() -> None:

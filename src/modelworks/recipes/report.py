@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..base import files
-from .report_parts import facts, page, results, sections
+from .report_parts import facts, learning, page, results, sections
 
 
 def write(run_folder: Path, out: Path) -> Path:
@@ -29,7 +29,7 @@ def text(run: facts.Run) -> str:
     parts = [
         ("summary", "Summary", sections.summary(run)),
         ("data", "Data", sections.data(run)),
-        ("training", "Training", sections.training(run)),
+        ("training", "Training", learning.training(run)),
         ("scores", "Scores", results.scores(run)),
         ("robustness", "Robustness", results.robustness(run)),
         ("samples", "Samples", results.samples(run)),

@@ -58,7 +58,7 @@ def _ledger(stage: Stage) -> Html:
         "The sums do not balance: documents that came and were made are not those kept and left."
     )  # fmt: skip
     parts: list[Html] = [tag("h3", f"{stage.name}: {stage.title}")]
-    if len(bars) > 1 and plots.available():
+    if len(bars) > 1:
         parts.append(figure(plots.ledger(f"ledger-{stage.name}", bars), "Documents after each step."))
     parts.append(
         table(["step", "came", "added", "left out", "kept", "size kept", "why, and what was changed"], rows, words)
@@ -89,42 +89,6 @@ def _documents(account: dict[str, Any], key: str) -> int:
     return int((account.get(key) or {}).get("documents", 0))
 
 
-def training(run: Run) -> Html:
-    """Curves and the plan against what came of it."""
-    return join(_trained(stage) for stage in run.stages if stage.steps)
-
-
-def _trained(stage: Stage) -> Html:
-    train, validation = stage.curve("loss"), stage.curve("validation_loss")
-    rate = stage.curve("learning_rate") or stage.curve("matrix_learning_rate")
-    parts: list[Html] = [tag("h3", f"{stage.name}: {stage.title}")]
-    if (train or validation) and plots.available():
-        words = "Loss in nats a predicted token" if stage.settings.get("objective") in ("causal_lm", "chat") else "Loss"
-        parts.append(figure(plots.curves(f"curve-{stage.name}", train, validation, rate, "step"), f"{words}."))
-    rows = []
-    if train:
-        rows.append(["training loss", number(train[0][1], 4), number(train[-1][1], 4)])
-    names = dict.fromkeys(name for line in stage.steps for name in _validation_names(line))
-    for name in names:
-        points = stage.curve(name)
-        rows.append([name.replace("_", " "), number(points[0][1], 4), number(points[-1][1], 4)])
-    if rows:
-        parts.append(table(["", "first", "last"], rows))
-    planned, took = stage.plan.get("seconds"), stage.seconds
-    if planned and took:
-        memory = stage.plan.get("memory_bytes") or 0
-        before = f"{duration(float(planned))}" + (f" and {size(float(memory))}" if memory else "")
-        parts.append(tag("p", f"Planned before the start: {before}. It took {duration(took)} in all.", class_="soft"))
-    return join(parts)
-
-
-def _validation_names(line: dict[str, Any]) -> Iterable[str]:
-    nested = line.get("validation")
-    if isinstance(nested, dict):
-        yield from (f"validation_{name}" for name, value in nested.items() if isinstance(value, int | float))
-    yield from (n for n, value in line.items() if n.startswith("validation_") and isinstance(value, int | float))
-
-
 def tokens_of(stage: Stage) -> int:
     """Tokens that a training stage has seen."""
     for line in reversed(stage.steps):
@@ -152,7 +116,7 @@ def _sources(run: Run, stage: Stage) -> Iterable[Html]:
 
 
 def cost(run: Run) -> Html:
-    """Seconds, memory and speed of each stage."""
+    """Seconds, memory, speed, energy and money of each stage, and what energy and money rest on."""
     rows = []
     for stage in run.stages:
         memory = stage.artefact.get("peak_memory")
@@ -163,21 +127,37 @@ def cost(run: Run) -> Html:
         tokens = tokens_of(stage)
         rows.append(
             [stage.name, duration(stage.seconds), size(float(memory)) if memory else NONE,
-             f"{tokens:,}" if tokens else NONE, f"{middle:,.0f}" if middle else NONE, peak]
+             f"{tokens:,}" if tokens else NONE, f"{middle:,.0f}" if middle else NONE, peak, *_paid([stage])]
         )  # fmt: skip
     total = sum(stage.seconds for stage in run.stages)
     memory = max((float(stage.artefact.get("peak_memory") or 0) for stage in run.stages), default=0)
     tokens = sum(map(tokens_of, run.stages))
     rows.append(
-        ["in all", duration(total), size(memory) if memory else NONE, f"{tokens:,}" if tokens else NONE, NONE, NONE]
-    )
+        ["in all", duration(total), size(memory) if memory else NONE, f"{tokens:,}" if tokens else NONE, NONE, NONE,
+         *_paid(run.stages)]
+    )  # fmt: skip
     drawn = Html("")
-    if plots.available() and total:
+    if total:
         bars = [(stage.name, stage.seconds) for stage in run.stages]
         drawn = figure(plots.bars("cost", bars, "seconds"), "Wall time of each stage.")
     words = "Speed and share are medians over the run; the share is of the matrix-multiply speed measured here."
-    head = ["stage", "time", "largest memory", "tokens", "tokens a second", "share of peak"]
-    return join([drawn, table(head, rows, words, sums=1)])
+    head = ["stage", "time", "largest memory", "tokens", "tokens a second", "of peak", "Wh", "dollars"]
+    sources = dict.fromkeys(
+        f"{what.capitalize()}: {stage.artefact['cost'][key]}."
+        for what, key in (("energy", "energy_from"), ("money", "money_from"))
+        for stage in run.stages
+        if key in (stage.artefact.get("cost") or {})
+    )
+    notes = tag("p", "Energy and money are those of the trainings. ", " ".join(sources), class_="soft")
+    return join([drawn, table(head, rows, words, sums=1), notes if sources else Html("")])
+
+
+def _paid(stages: Iterable[Stage]) -> list[str]:
+    """Energy and money of stages, as far as they are known."""
+    found = [stage.artefact.get("cost") or {} for stage in stages]
+    energy = [float(cost["energy_wh"]) for cost in found if "energy_wh" in cost]
+    money = [float(cost["money"]) for cost in found if "money" in cost]
+    return [f"{sum(energy):,.3g}" if energy else NONE, f"{sum(money):,.2g}" if money else NONE]
 
 
 def protocol(run: Run) -> Html:
@@ -197,6 +177,4 @@ def protocol(run: Run) -> Html:
     bad = sum(stage.unreadable for stage in run.stages)
     if bad:
         parts.append(tag("p", f"{bad} lines of metrics or items could not be read and are not in this report."))
-    if not plots.available():
-        parts.append(tag("p", "The plots need matplotlib, which is not installed here: pip install 'modelworks[viz]'."))
     return join(parts)

@@ -139,7 +139,7 @@ def run(config: Config, job: Job) -> dict[str, Any]:
     model = made.model.to(device).train()
     objective = _objective(config, job, made.tokenizer, original, device)
     trained = start(model, objective, config.train, job.scratch, log=say)
-    if any(tracker.draws for tracker in trained.trackers):
+    if config.train.track:  # the same on every rank
         trained.samples = speaking.samples(made, objective)
     metrics = train(trained)
     metrics = {key: value for key, value in metrics.items() if key != "skipped" or value}
