@@ -184,3 +184,55 @@ def test_a_parameter_may_learn_faster_than_the_others() -> None:
         theirs.step()
     for mine, other in zip(model, twin, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-7)
+
+
+def test_experts_are_as_many_matrices() -> None:
+    """A stack [E, R, C] steps as its E matrices would alone; a convolution's kernel and a vector do not."""
+    torch.manual_seed(4)
+    stack = nn.Parameter(torch.randn(3, 12, 4, dtype=torch.float64))
+    single = {str(n): nn.Parameter(matrix.clone()) for n, matrix in enumerate(stack.detach())}
+    together, apart = Muon({"experts": stack}, 0.02, 0.1), Muon(single, 0.02, 0.1)
+    for _ in range(4):
+        stack.grad = torch.randn_like(stack)
+        for weight, grad in zip(single.values(), stack.grad, strict=True):
+            weight.grad = grad.clone()
+        together.step()
+        apart.step()
+    torch.testing.assert_close(stack.detach(), torch.stack([w.detach() for w in single.values()]), rtol=0, atol=0)
+    holder = nn.Module()
+    assert is_matrix("block.up.weight", holder, stack)
+    assert not is_matrix("block.up.bias", holder, nn.Parameter(torch.zeros(1, 3, 4)))
+    assert not is_matrix("stem.experts.weight", holder, stack)
+    kernel = nn.Conv1d(4, 12, 3)
+    assert not is_matrix("block.convolution.weight", kernel, kernel.weight)
+
+
+@pytest.mark.parametrize(("kind", "times"), [("muon", 128 / 32), ("adamw", 1.0)])
+def test_a_head_learns_slower_the_wider_it_is(kind: str, times: float) -> None:
+    """Adam's first step is its rate in size: the head's is 128 / width of it beside Muon, and the rate without."""
+    model = build()
+    model.head.weight.grad, model.stem.weight.grad = (
+        torch.ones_like(model.head.weight),
+        torch.ones_like(model.stem.weight),
+    )
+    before = model.head.weight.detach().clone(), model.stem.weight.detach().clone()
+    assert model.head.weight.shape[1] == 32
+    Optimizer(model, TrainSettings(steps=1, optimizer=kind, learning_rate=1e-3, weight_decay=0.0)).step(1.0)
+    torch.testing.assert_close(
+        before[0] - model.head.weight, torch.full_like(before[0], 1e-3 * times), rtol=1e-3, atol=0
+    )
+    torch.testing.assert_close(before[1] - model.stem.weight, torch.full_like(before[1], 1e-3), rtol=1e-3, atol=0)
+
+
+def test_inertia_is_the_momentum_of_that_step(no_bfloat16: None) -> None:
+    """Without momentum the step is the gradient's own direction, whatever came before."""
+    model = build()
+    optimizer = Optimizer(model, TrainSettings(steps=1, matrix_learning_rate=0.5, weight_decay=0.0))
+    for seed in range(3):
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn_like(parameter)
+        before = model.one.weight.detach().clone()
+        optimizer.step(1.0, inertia=0.0)
+    expected = 0.5 * reference(model.one.weight.grad.double().numpy())
+    np.testing.assert_allclose((before - model.one.weight).detach().numpy(), expected, rtol=1e-3, atol=1e-4)

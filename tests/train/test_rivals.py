@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bench" / "train"))
-import rivals  # noqa: E402
+import rivals
 
 STEPS, RATE, DECAY = 25, 0.03, 0.1
 
