@@ -12,7 +12,7 @@ import torch
 
 from modelworks.base import device
 from modelworks.base.errors import UserError
-from modelworks.train import plan, trackers
+from modelworks.train import blocks, trackers, tune
 from modelworks.train.loop import train
 from modelworks.train.run import start
 from modelworks.train.settings import TrainSettings
@@ -63,8 +63,8 @@ def test_auto_takes_the_faster_and_remembers(
     monkeypatch.setenv("MODELWORKS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(device, "has_fast_bfloat16", lambda kind="cpu": True)
     times = dict(zip((torch.float32, torch.bfloat16), seconds))
-    monkeypatch.setattr(plan, "_time", lambda run, group, dtype: times[dtype])
-    settings = SETTINGS.model_copy(update={"dtype": "auto"})
+    monkeypatch.setattr(tune, "_time", lambda run, group: times[run.dtype])
+    settings = SETTINGS.model_copy(update={"dtype": "auto", "tune": "off"})
     run = start(build(), Next(), settings, tmp_path / "a", log=silent)
     assert run.plan["dtype"] == answer and str(run.dtype) == f"torch.{answer}"
     run.closing.close()
@@ -129,4 +129,72 @@ def test_trackers_that_are_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_settings_are_few_and_explained() -> None:
     fields = TrainSettings.model_fields
-    assert len(fields) <= 20 and all(field.description for field in fields.values())
+    assert len(fields) <= 24 and all(field.description for field in fields.values())
+
+
+class Stacked(torch.nn.Module):
+    """Two like blocks between an embedding and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Embedding(11, 16)
+        self.blocks = torch.nn.ModuleList(
+            torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.GELU(), torch.nn.Dropout(0.3)) for _ in range(2)
+        )
+        self.head = torch.nn.Linear(16, 11)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.stem(tokens)
+        for block in self.blocks:
+            x = x + block(x)
+        return self.head(x)
+
+
+def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
+    torch.manual_seed(5)
+    model.zero_grad()
+    model(torch.arange(10)[None]).square().sum().backward()
+    return [p.grad.clone() for p in model.parameters()]
+
+
+def test_recomputed_blocks_change_nothing() -> None:
+    torch.manual_seed(0)
+    model = Stacked()
+    assert list(blocks.blocks(model)) == list(model.blocks)
+    before = gradients(model)
+    blocks.recomputed(model)
+    assert all(torch.equal(a, b) for a, b in zip(before, gradients(model), strict=True))
+
+
+def test_the_fastest_way_is_taken_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change is tried from the best so far; a restart works in the way that was chosen."""
+    monkeypatch.setenv("MODELWORKS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("MODELWORKS_THREADS", raising=False)
+    monkeypatch.setattr(device, "has_fast_bfloat16", lambda kind="cpu": True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: threads.append(count))
+    threads, tried = [2], []
+
+    def seconds(run: Any, group: Any) -> float:
+        compiled = any(block._compiled_call_impl is not None for block in blocks.blocks(run.model))
+        tried.append((str(run.dtype), threads[-1], compiled, run.guard.parts))
+        return {"torch.float32": 2.0, "torch.bfloat16": 1.0}[run.dtype.__str__()] * (0.5 if threads[-1] == 1 else 1) * (
+            0.7 if compiled else 1
+        ) * (1.5 if run.guard.parts > 1 else 1)  # fmt: skip
+
+    monkeypatch.setattr(tune, "_time", seconds)
+    settings = SETTINGS.model_copy(update={"dtype": "auto", "tune": "full", "rows": 8, "steps": 3})
+    said: list[str] = []
+    run = start(Stacked(), Next(rows=8), settings, tmp_path / "a", log=said.append)
+    assert run.plan["way"] == {"dtype": "bfloat16", "threads": 1, "compiled": True, "parts": 1}
+    assert len(tried) == len(set(tried)) == 6
+    assert any("5.71 times as fast" in text for text in said)
+    run.closing.close()
+    short = settings.model_copy(update={"tune": "auto"})
+    run = start(Stacked(), Next(rows=8), short, tmp_path / "b", log=silent)
+    assert not run.plan["way"]["compiled"], "three steps are not worth a compiler"
+    run.closing.close()
+    threads.append(2)
+    run = start(Stacked(), Next(rows=8), settings, tmp_path / "a", log=silent)
+    assert threads[-1] == 1 and run.dtype == torch.bfloat16
+    run.closing.close()

@@ -44,8 +44,11 @@ def _suits_blocks(queries: Tensor, causal: bool) -> bool:
     """Where `Blockwise` is the quicker of the two: in training on a processor.
 
     In float32 without causality nothing is skipped, and torch's kernel is: forward and backward of 8 x 197 tokens
-    49 ms against 63; in bfloat16 68 against 31 (one Zen 4 core, 12 heads of 64).
+    49 ms against 63; in bfloat16 68 against 31 (one Zen 4 core, 12 heads of 64). A compiler would unroll its blocks
+    for minutes.
     """
+    if torch.compiler.is_compiling():
+        return False
     trained = queries.requires_grad and queries.device.type == "cpu" and 1 < queries.shape[2] <= LONGEST
     return trained and (causal or queries.dtype != torch.float32)
 

@@ -1,4 +1,4 @@
-"""The plan: a few real steps before the start say how long it will take, how much memory, and which number format.
+"""The plan: a few real steps before the start say how long it will take, how much memory, and in which way.
 
 It costs seconds, leaves no trace in the weights, the optimiser, the data's order or the random state, and is
 kept in `plan.json`, so that a restart takes the same road.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,14 +19,10 @@ from ..base.device import DTYPES
 from ..base.distributed import is_main, world_size
 from ..base.errors import DamagedError
 from ..base.log import duration
-from ..base.protocols import Batch
-from . import checkpoint, parallel
+from . import checkpoint, memory, tune
 
 if TYPE_CHECKING:
     from .run import Run
-
-GAIN = 1.1  # bfloat16 must be this much faster to be taken: below it, the clearer numbers win
-PATIENCE = 6.0  # seconds that the trial steps of one format may take
 
 
 def make(run: Run, measure: bool = True) -> dict[str, Any]:
@@ -41,7 +37,8 @@ def make(run: Run, measure: bool = True) -> dict[str, Any]:
             return run.plan
     wanted = run.settings.dtype
     if measure:
-        run.plan = _measured(run)
+        with memory.told(run):
+            run.plan = _measured(run)
     else:
         usual = "float32" if run.shards is None else str(run.shards.dtype).removeprefix("torch.")
         run.plan = {"dtype": usual if wanted == "auto" else wanted}
@@ -54,38 +51,30 @@ def make(run: Run, measure: bool = True) -> dict[str, Any]:
 
 
 def _measured(run: Run) -> dict[str, Any]:
-    """Trial steps in each format that comes into question, with everything put back afterwards."""
+    """Trial steps in each way that comes into question, with everything put back afterwards."""
     random, place = seeds.state(), copy.deepcopy(run.objective.state_dict())
     weights = {name: tensor.clone() for name, tensor in checkpoint.model_tensors(run.model).items()}
     run.model.train()
     try:
         batches = run.objective.batches(run.model)
         group = [run.take(next(batches)) for _ in range(run.settings.accumulate)]
-        loss = _gradients(run, group)
-        run.optimizer.clear()
-        seconds: dict[str, float] = {}
-
-        def time_of(name: str) -> float:
-            if name not in seconds:
-                seconds[name] = parallel.largest(int(_time(run, group, DTYPES[name]) * 1e9))[0] / 1e9
-            return seconds[name]
-
-        chosen: str = run.settings.dtype
-        if chosen == "auto":
-            chosen = _faster(run, group, time_of)
-        step = time_of(chosen)
-        peak = device.matmul_peak(DTYPES[chosen], run.device.type)
+        weight = sum(batch.weight for batch in group) * world_size()
+        steps = _steps(run, weight)
+        memory.foresee(run, group[0])
+        way, seconds = tune.choose(run, group, steps)
+        step = seconds[str(way)]
+        peak = device.matmul_peak(DTYPES[way.dtype], run.device.type)
+        loss = tune.gradients(run, group)
     finally:
         checkpoint.load_model(run.model, weights, run.folder)
         run.optimizer.forget()
         run.objective.load_state_dict(place)
         seeds.restore(random)
         positions, run.positions = run.positions, 0
-    weight = sum(batch.weight for batch in group) * world_size()
-    steps = _steps(run, weight)
     work = flops(run.model)
     plan: dict[str, Any] = {
-        "dtype": chosen,
+        "way": asdict(way),
+        "dtype": way.dtype,
         "steps": steps,
         "seconds_per_step": step,
         "seconds": step * steps,
@@ -100,29 +89,13 @@ def _measured(run: Run) -> dict[str, Any]:
         "loss_before": loss,
         "seconds_measured": seconds,
     }
+    if run.guard.parts > 1:
+        plan["parts"] = run.guard.parts
     expect = getattr(run.objective, "expect", None)
     bounds = expect(run.model, plan["tokens"]) if expect is not None else None
     if bounds is not None:  # a model that begins below what a fresh one would reach should not end above its start
         plan["loss_after"] = [min(float(bound), loss * share) for bound, share in zip(bounds, (0.75, 1.0), strict=True)]
     return plan
-
-
-def _faster(run: Run, group: list[Batch], time_of: Any) -> str:
-    """The format that 'auto' means here; asked once for a machine and a shape of work, then remembered."""
-    if not device.has_fast_bfloat16(run.device.type):
-        return "float32"
-    question = {
-        "what": "training dtype",
-        "parameters": [list(p.shape) for p in run.optimizer.parameters],
-        "inputs": [list(t.shape) for t in group[0].inputs.values()],
-        "device": run.device.type,
-        "threads": torch.get_num_threads(),
-    }
-    return str(
-        device.remembered(
-            question, lambda: "bfloat16" if time_of("float32") > GAIN * time_of("bfloat16") else "float32"
-        )
-    )
 
 
 def flops(model: nn.Module) -> int:
@@ -140,39 +113,6 @@ def flops(model: nn.Module) -> int:
         if parameter.ndim >= 2
     }
     return sum(parameter.numel() * (6 if parameter.requires_grad else 4) for parameter in used.values())
-
-
-def _gradients(run: Run, group: list[Batch]) -> float:
-    total = max(sum(batch.weight for batch in group), 1)
-    loss = 0.0
-    with run.computing():
-        for batch in group:
-            sums = run.objective.loss(run.model, batch)
-            (sums["loss"] / total).backward()
-            loss += float(sums["loss"].detach()) / total
-    return loss
-
-
-def _time(run: Run, group: list[Batch], dtype: torch.dtype) -> float:
-    """Median seconds of a whole step in `dtype`: forward, backward, clip norm and optimiser (at rate zero)."""
-    before, run.dtype = run.dtype, dtype
-    taken: list[float] = []
-    try:
-        began = time.perf_counter()
-        while len(taken) < 6 and (len(taken) < 2 or time.perf_counter() - began < PATIENCE):
-            started = time.perf_counter()
-            loss = _gradients(run, group)
-            torch.nn.utils.get_total_norm([p.grad for p in run.optimizer.parameters if p.grad is not None])
-            if math.isfinite(loss):
-                run.optimizer.step(0.0)
-            run.optimizer.clear()
-            if run.device.type == "cuda":
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - started)
-    finally:
-        run.dtype = before
-    warm = sorted(taken[1:])
-    return warm[len(warm) // 2]
 
 
 def _steps(run: Run, weight: int) -> int:

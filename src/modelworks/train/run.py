@@ -20,7 +20,7 @@ from ..base.energy import Meter
 from ..base.errors import UserError
 from ..base.log import say
 from ..base.protocols import Batch, Objective
-from . import memory, schedule, sharded
+from . import blocks, memory, schedule, sharded, tune
 from .average import Average
 from .guard import Guard
 from .optim import Optimizer
@@ -169,6 +169,8 @@ def start(
     if not any(p.requires_grad for p in model.parameters()):
         raise UserError("the model has no trainable parameters; unfreeze some.")
     sharded.agree(model, objective, settings)
+    if settings.recompute:
+        blocks.recomputed(model)
     shards = sharded.shard(model, settings, spread or Plan(), Path(folder) / "plan.json")
     optimizer = Optimizer(model, settings)
     run = Run(model, objective, settings, Path(folder), optimizer, log if is_main() else _silent, shards=shards)
@@ -186,8 +188,9 @@ def start(
         for tracker in run.trackers:  # what a run logged that died before its first checkpoint comes again
             tracker.load_state_dict({"bytes": 0, "step": 0})
         run.dtype = DTYPES[make(run, measure=plan and shards is None)["dtype"]]
-        run.guard.parts = run.plan.get("parts", 1)
         seeds.seed_everything(settings.seed if share() == 0 else seeds.derive(settings.seed, "rank", share()))
+    if "way" in run.plan:
+        tune.apply(run, tune.Way(**run.plan["way"] | {"parts": run.guard.parts}))
     return run
 
 

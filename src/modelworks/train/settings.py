@@ -37,7 +37,7 @@ class Guarding(Settings):
 
 
 class TrainSettings(Settings):
-    """Twenty settings. The budget is in steps or tokens, never in seconds: a resumed run ends where any other does."""
+    """Two dozen. The budget is in steps or tokens, never in seconds: a resumed run ends where any other does."""
 
     steps: Count = Field(0, ge=0)
     """Optimiser steps to take (0: the budget is in tokens)."""
@@ -75,6 +75,10 @@ class TrainSettings(Settings):
     """Steps between lines in metrics.jsonl."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of losses and gradients (weights and sums stay float32); auto times both and takes the faster."""
+    tune: Literal["auto", "full", "off"] = "auto"
+    """Time threads, compiled blocks and split micro-batches too: auto what may pay in a run this long; full all of it."""
+    recompute: bool = False
+    """Keep only the inputs of blocks for the backward pass: far less memory, a third more time, the same result."""
     seed: int = 1
     """Seeds dropout and whatever else is random in training."""
     track: list[Literal["tensorboard", "wandb"]] = Field(["tensorboard"])
