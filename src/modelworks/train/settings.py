@@ -76,7 +76,7 @@ class TrainSettings(Settings):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of losses and gradients (weights and sums stay float32); auto times both and takes the faster."""
     tune: Literal["auto", "full", "off"] = "auto"
-    """Time threads, compiled blocks and split micro-batches too: auto what may pay in a run this long; full all of it."""
+    """Time threads, compiled blocks and split micro-batches too: what may pay in a run this long, or all of it."""
     recompute: bool = False
     """Keep only the inputs of blocks for the backward pass: far less memory, a third more time, the same result."""
     seed: int = 1
