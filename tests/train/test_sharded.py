@@ -88,7 +88,9 @@ def objective_of(spec: dict[str, Any]) -> Any:
             return {"loss": model(tokens, documents=documents, labels=batch.inputs["labels"]).losses.sum()}
 
     kind = Next if spec["family"] == "tower" else Words
-    return kind(rows=ROWS // shares(), rank=share(), ranks=shares(), seed=spec.get("seeds", {}).get(str(rank()), 0))
+    made = kind(rows=ROWS // shares(), rank=share(), ranks=shares())
+    made.state_dict = lambda: {"at": made.at, "data": rank() if "data" in spec.get("odd", ()) else 0}
+    return made
 
 
 def rank() -> int:
@@ -110,7 +112,7 @@ def work(spec: dict[str, Any]) -> None:
     arrange(parallel)
     settings = TrainSettings(
         steps=STEPS, rows=ROWS, accumulate=2, ema=0.8, evaluate_every=3, patience=9, save_every=1e9, dtype="float32",
-        track=[], warmup_steps=2, clip=0.5, parallel=parallel, 
+        track=[], warmup_steps=2, clip=0.5 + 0.1 * (rank() if "clip" in spec.get("odd", ()) else 0), parallel=parallel, 
         optimizer="muon" if spec["family"] == "tower" else "adamw",
     )  # fmt: skip
     model, tensor_plan = model_of(spec["family"])
@@ -148,7 +150,7 @@ def serve(scenarios: list[dict[str, Any]]) -> None:
     import torch.distributed as dist
     import torch.distributed.checkpoint.hf_storage
     import torch.distributed.fsdp
-    import torch.distributed.tensor.parallel  # noqa: F401 - once, for all ranks
+    import torch.distributed.tensor.parallel
 
     torch.set_num_threads(1)
     for spec in scenarios:
@@ -184,68 +186,142 @@ class Ran:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.statuses = json.loads((folder / "statuses.json").read_text())
-        self.said = "\n".join(path.read_text() for path in sorted(folder.glob("rank-*.txt")))
+        self.said = [path.read_text() for path in sorted(folder.glob("rank-*.txt"))]
         lines = (folder / "curve.jsonl").read_text().splitlines() if (folder / "curve.jsonl").is_file() else []
         self.curve = [json.loads(line) for line in lines]
 
     def fits(self, other: Ran) -> None:
-        assert set(self.statuses) == {0}, self.said
-        assert len(self.curve) == len(other.curve) == STEPS
+        """Every loss and norm to a millionth, the weights, and what is kept as the best."""
+        assert set(self.statuses) == {0}, f"{self.folder.name}: {self.said}"
+        assert [line[0] for line in self.curve] == [line[0] for line in other.curve] == list(range(1, STEPS + 1))
         for mine, theirs in zip(self.curve, other.curve, strict=True):
-            assert mine == pytest.approx(theirs, rel=1e-6)
+            assert mine == pytest.approx(theirs, rel=1e-6), self.folder.name
         ours, known = (load_file(run.folder / "weights.safetensors") for run in (self, other))
         assert ours.keys() == known.keys()
         for name in known:
-            torch.testing.assert_close(ours[name], known[name], rtol=1e-5, atol=1e-8)
+            if name.endswith(
+                "key.bias"
+            ):  # moves all scores of a query alike: its slope is rounding, AdamW its amplifier
+                continue
+            exact = known[name].dtype == torch.float64
+            close = {"rtol": 1e-6, "atol": 1e-9} if exact else {"rtol": 1e-4, "atol": 1e-5}
+            torch.testing.assert_close(ours[name], known[name], **close, msg=f"{self.folder.name}: {name}")
         metrics, kept = (json.loads((run.folder / "metrics.json").read_text()) for run in (self, other))
         assert metrics["validation_loss"] == pytest.approx(kept["validation_loss"], rel=1e-6)
 
 
-def run(scenarios: list[dict[str, Any]]) -> list[Ran]:
+def run(*scenarios: dict[str, Any]) -> list[Ran]:
     environment = os.environ | {
         "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     words = [sys.executable, str(SCRIPT), json.dumps(scenarios)]
-    subprocess.run(words, env=environment, check=True, timeout=300)
+    subprocess.run(words, env=environment, check=True, timeout=600)
     return [Ran(Path(spec["folder"])) for spec in scenarios]
 
 
-def spec(folder: Path, family: str = "tower", **parallel: Any) -> dict[str, Any]:
-    ranks = math.prod(size for name, size in parallel.items() if name != "offload")
-    return {"folder": str(folder), "family": family, "ranks": ranks, "parallel": parallel}
+def spec(folder: Path, family: str = "tower", parallel: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    sizes = parallel or {}
+    ranks = math.prod(size for name, size in sizes.items() if name != "offload")
+    return {"folder": str(folder), "family": family, "ranks": ranks, "parallel": sizes, **more}
 
 
 LAYOUTS: dict[str, dict[str, Any]] = {
-    "ddp 2": {"data": 2},
-    "fsdp 2": {"fsdp": 2},
-    "fsdp 2, offloaded": {"fsdp": 2, "offload": True},
-    "tensor 2": {"tensor": 2},
-    "ddp 4": {"data": 4},
-    "fsdp 4": {"fsdp": 4},
+    "two copies": {"data": 2},
+    "two shards, offloaded": {"fsdp": 2, "offload": True},
+    "two parts of matrices": {"tensor": 2},
+}
+MORE: dict[str, dict[str, Any]] = {
+    "four copies": {"data": 4},
+    "two shards": {"fsdp": 2},
+    "four shards": {"fsdp": 4},
     "copies of shards": {"data": 2, "fsdp": 2},
-    "data x tensor": {"data": 2, "tensor": 2},
-    "fsdp x tensor": {"fsdp": 2, "tensor": 2},
+    "copies of parts": {"data": 2, "tensor": 2},
+    "shards of parts": {"fsdp": 2, "tensor": 2},
+}
+LENGTHS: dict[str, dict[str, Any]] = {
+    "two lengths": {"context": 2},
+    "shards of lengths": {"fsdp": 2, "context": 2},
+    "lengths of parts": {"context": 2, "tensor": 2},
 }
 
 
-def test_every_layout_is_one_process(tmp_path: Path) -> None:
+def same(folder: Path, family: str, layouts: dict[str, dict[str, Any]]) -> None:
     one, *others = run(
-        [spec(tmp_path / "one")] + [spec(tmp_path / name, **parallel) for name, parallel in LAYOUTS.items()]
+        spec(folder / "one", family),
+        *(spec(folder / name, family, parallel) for name, parallel in layouts.items()),
     )
     for other in others:
-        print(other.folder.name)
         other.fits(one)
 
 
+def test_two_ranks_are_one_process(tmp_path: Path) -> None:
+    same(tmp_path, "tower", LAYOUTS)
+
+
+@pytest.mark.small
+def test_every_layout_is_one_process(tmp_path: Path) -> None:
+    same(tmp_path, "tower", MORE)
+
+
+@pytest.mark.small
 @pytest.mark.parametrize("family", ["qwen3", "gpt2"])
 def test_families(tmp_path: Path, family: str) -> None:
-    layouts = ("fsdp 2", "tensor 2", "fsdp x tensor")
-    one, *others = run(
-        [spec(tmp_path / "one", family)] + [spec(tmp_path / name, family, **LAYOUTS[name]) for name in layouts]
+    same(tmp_path, family, {"shards of parts": MORE["shards of parts"], **LENGTHS})
+
+
+def test_from_one_rank_to_two_to_four_and_back(tmp_path: Path) -> None:
+    """From whole files into shards, from shards to other shards, and back into one process, with averages and momenta."""
+    moved = tmp_path / "moved"
+    one, *_, last = run(
+        spec(tmp_path / "one"),
+        spec(moved, stop=1),
+        spec(moved, parallel={"fsdp": 2}, stop=2),
+        spec(moved, parallel={"fsdp": 2, "tensor": 2}, stop=4),
+        spec(moved),
     )
-    for other in others:
-        print(other.folder.name)
-        other.fits(one)
+    last.fits(one)
+
+
+@pytest.mark.small
+def test_a_damaged_shard_is_seen_and_the_checkpoint_before_it_taken(tmp_path: Path) -> None:
+    whole, folder = tmp_path / "one", tmp_path / "moved"
+    run(spec(whole), spec(folder, stop=2), spec(folder, parallel={"fsdp": 2}, stop=4))
+    shard = sorted((folder / "checkpoints" / "step-000000004").glob("shard-*.safetensors"))[1]
+    data = bytearray(shard.read_bytes())
+    data[-9] ^= 1
+    shard.write_bytes(data)
+    (ran,) = run(spec(folder, parallel={"data": 2, "fsdp": 2}))
+    assert [line[0] for line in ran.curve] == [1, 2, 3, 4, 3, 4, 5, 6]
+    ran.curve = ran.curve[:2] + ran.curve[4:]
+    ran.fits(Ran(whole))
+
+
+def test_ranks_that_disagree(tmp_path: Path) -> None:
+    data, clip, size = run(
+        spec(tmp_path / "data", parallel={"fsdp": 2}, odd=["data"]),
+        spec(tmp_path / "clip", parallel={"data": 2}, odd=["clip"]),
+        spec(tmp_path / "size", parallel={"data": 2}) | {"parallel": {"fsdp": 4}},
+    )
+    assert data.statuses == clip.statuses == size.statuses == [2, 2]
+    assert all("rank 1 has another data set" in said for said in data.said)
+    assert all("rank 1 has another setting clip" in said for said in clip.said)
+    assert all("is 4 ranks and 2 run; start 4" in said for said in size.said)
+
+
+def test_what_cannot_be_cut() -> None:
+    from modelworks.train import split
+
+    class Ranks:
+        def size(self) -> int:
+            return 4
+
+    model, plan = model_of("qwen3")
+    with pytest.raises(UserError, match=r"the 2 heads of stack.blocks.0.attention.key do not divide by tensor 4"):
+        split.apply(model, {name: kind for name, kind in plan.items() if name.endswith("key")}, Ranks())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="only plain matrices"):
+        split.apply(model, {"stack.blocks.*.attention_norm": "rows"}, Ranks())  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no plan says how"):
+        split.apply(model, {}, Ranks())  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":

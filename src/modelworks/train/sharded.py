@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import math
 import warnings
 from collections.abc import Callable
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from .settings import Parallel, TrainSettings
 
 GATHERED = 1 << 26  # numbers of matrices that are worked on at once
-MESH = ("data", "fsdp", "context", "tensor")
 
 
 @dataclass
@@ -83,20 +83,19 @@ class Shards:
         memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
         self._shape = copy.deepcopy(model, memo)  # the ordinary model, without its numbers
         device = next(model.parameters()).device
-        self.mesh = _mesh(sizes, device.type)
+        self.mesh, rows = _meshes(sizes, device.type)
         self.partial: set[str] = set()
         rates = {name: p.rate for name, p in model.named_parameters() if hasattr(p, "rate")}
         if sizes.context > 1:
             if plan.context is None:
                 raise UserError("parallel: this model cannot be spread over the length of its rows; set context to 1.")
-            plan.context(model, self.mesh["context"].get_group())
+            plan.context(model, rows["context"].get_group())
         if sizes.tensor > 1:
             self.partial = split.apply(model, plan.tensor, self.mesh["tensor"])
         _fully_shard(model, self.mesh, dtype, sizes.offload, device)
         for name, parameter in model.named_parameters():
             if name in rates:
                 parameter.rate = rates[name]  # type: ignore[attr-defined]
-        self.copies = sizes.context * sizes.tensor
 
     def collect(self, parameters: dict[str, nn.Parameter]) -> None:
         """Give the stand-ins their shards and gradients; what several ranks hold parts of is summed."""
@@ -179,16 +178,23 @@ def _sum(parameter: Tensor) -> int:
     return int(parameter.detach().contiguous().view(kinds[parameter.element_size()]).sum(dtype=torch.int64))
 
 
-def _mesh(sizes: Parallel, device: str) -> DeviceMesh:
+def _meshes(sizes: Parallel, device: str) -> tuple[DeviceMesh, DeviceMesh]:
+    """The ranks as data x fsdp x tensor, where those that share rows along their length shard parameters too; and as
+    rows x context x tensor."""
     from torch.distributed.device_mesh import init_device_mesh
 
-    return init_device_mesh(device, (sizes.data, sizes.fsdp, sizes.context, sizes.tensor), mesh_dim_names=MESH)
+    shape = (sizes.data, sizes.fsdp * sizes.context, sizes.tensor)
+    rows = (sizes.data * sizes.fsdp, sizes.context, sizes.tensor)
+    return (
+        init_device_mesh(device, shape, mesh_dim_names=("data", "fsdp", "tensor")),
+        init_device_mesh(device, rows, mesh_dim_names=("rows", "context", "tensor")),
+    )
 
 
 def _fully_shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, offload: bool, device: torch.device) -> None:
     """Shard each block on its own, then the rest.
 
-    Ranks that share rows along their length shard parameters too. Gradients are summed, not averaged: every rank has
+    Gradients are summed, not averaged: every rank has
     divided its loss by the weight of all. After the forward pass nothing stays gathered, the root neither: else an
     evaluation on averaged weights would leave them behind for the next step.
     """
@@ -196,9 +202,8 @@ def _fully_shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, offload
 
     warnings.filterwarnings("ignore", message=".*returned a view tensor.*")
     low = dtype if dtype != torch.float32 else None
-    rows = mesh["data", "fsdp", "context"]
     options: dict[str, Any] = {
-        "mesh": mesh["data", "fsdp"] if mesh["context"].size() == 1 else _joined(rows),
+        "mesh": mesh["data", "fsdp"],
         "reshard_after_forward": True,
         "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None),
         "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
@@ -211,12 +216,6 @@ def _fully_shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, offload
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
             module.set_reduce_scatter_unused_params(True, recurse=False)
-
-
-def _joined(rows: DeviceMesh) -> DeviceMesh:
-    """data x (fsdp and context as one)."""
-    rows["fsdp", "context"]._flatten("fsdp_context")
-    return rows["data", "fsdp_context"]
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
@@ -246,7 +245,12 @@ def local(tensor: Tensor) -> Tensor:
 
 def gathered(tensor: Tensor) -> Tensor:
     """The whole tensor on every rank. All of them must ask."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[no-any-return,attr-defined]
+    if not is_sharded(tensor):
+        return tensor
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(
+        logging.ERROR
+    )  # two gathers where one would do
+    return tensor.full_tensor()  # type: ignore[no-any-return,attr-defined]
 
 
 def like(tensor: Tensor, part: Tensor) -> Tensor:
