@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..base.protocols import Output
 from .layout import Layout
-from .precision import matrix_dtype
+from .precision import matrix_dtype, wide_dtype
 
 IGNORED = -100
 """A label that is not counted (the convention of torch and Hugging Face)."""
@@ -44,7 +44,7 @@ class LanguageHead(nn.Module):
             flat, wanted = flat[counted], wanted[counted]
         losses = self.cross_entropy(self.transform(flat), wanted)
         if some:
-            losses = torch.zeros(labels.numel(), device=labels.device).index_put((counted,), losses)
+            losses = losses.new_zeros(labels.numel()).index_put((counted,), losses)
         return losses.view(labels.shape)
 
     def cross_entropy(self, rows: Tensor, labels: Tensor) -> Tensor:
@@ -77,7 +77,8 @@ class ClassHead(nn.Module):
 
     def read(self, hidden: Tensor, layout: Layout, labels: Tensor | None, last_only: bool) -> Output:
         pooled = self.pool(hidden, layout)
-        logits = self.projection(F.dropout(pooled, self.dropout, self.training)).float()
+        logits = self.projection(F.dropout(pooled, self.dropout, self.training))
+        logits = logits.to(wide_dtype(logits))
         if labels is None:
             return Output(hidden, logits=logits, pooled=pooled)
         losses = F.cross_entropy(logits, labels, reduction="none", ignore_index=IGNORED)
@@ -150,7 +151,7 @@ class CrossEntropy(torch.autograd.Function):
             shift = None if bias is None else bias.to(dtype)
             size = CrossEntropy.at_once(len(table))
             keep = any(ctx.needs_input_grad) and len(rows) * len(table) * dtype.itemsize <= CrossEntropy.KEEP
-            losses = hidden.new_empty(len(rows), dtype=torch.float32)
+            losses = hidden.new_empty(len(rows), dtype=wide_dtype(rows))
             sums = torch.empty_like(losses)
             kept = rows.new_empty(len(rows) if keep else 0, len(table))
             for start in range(0, len(rows), size):
@@ -174,19 +175,19 @@ class CrossEntropy(torch.autograd.Function):
             to_table = to_shift = None
             learns = ctx.needs_input_grad[1]  # not under an adapter: half of the work here
             if shift is not None and ctx.needs_input_grad[3]:
-                to_shift = torch.zeros(len(table), device=table.device)
+                to_shift = torch.zeros(len(table), dtype=grad.dtype, device=table.device)
             for start in range(0, len(rows), max(1, ctx.size)):
                 here = slice(start, start + ctx.size)
                 shares = kept if len(kept) else _exponentials(rows[here], table, labels[here], shift)[0].to(rows.dtype)
                 torch.mm(shares, table, out=to_rows[here])
                 if learns:
-                    part = (shares.t() @ (rows[here] * scale[here]).to(rows.dtype)).float()
+                    part = (shares.t() @ (rows[here] * scale[here]).to(rows.dtype)).to(grad.dtype)
                     to_table = part if to_table is None else to_table.add_(part)
                 if to_shift is not None:
                     to_shift += (shares.t() @ scale[here].to(shares.dtype)).squeeze(1)
             to_rows = to_rows * scale - table[labels] * grad[:, None]
             if learns:
-                to_table = torch.zeros_like(table, dtype=torch.float32) if to_table is None else to_table
+                to_table = torch.zeros_like(table, dtype=grad.dtype) if to_table is None else to_table
                 to_table = to_table.index_add_(0, labels, rows * grad[:, None], alpha=-1).to(ctx.dtypes[1])
             if to_shift is not None:
                 to_shift.index_add_(0, labels, grad, alpha=-1)
@@ -194,8 +195,9 @@ class CrossEntropy(torch.autograd.Function):
 
 
 def _exponentials(rows: Tensor, table: Tensor, labels: Tensor, shift: Tensor | None) -> tuple[Tensor, Tensor]:
-    """exp(logits - max) of a chunk [n, V] and the labels' own exponents [n], both float32."""
-    logits = F.linear(rows, table, shift).float()
+    """exp(logits - max) of a chunk [n, V] and the labels' own exponents [n], in float32 or wider."""
+    logits = F.linear(rows, table, shift)
+    logits = logits.to(wide_dtype(logits))
     logits -= logits.amax(1, keepdim=True)
     chosen = logits.gather(1, labels[:, None]).squeeze(1)
     return logits.exp_(), chosen

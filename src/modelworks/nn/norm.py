@@ -1,4 +1,4 @@
-"""Normalisation: RMS and layer norm, computed in float32 whatever comes in. [..., D] in, [..., D] out; D width."""
+"""Normalisation: RMS and layer norm, computed in float32 or wider. [..., D] in, [..., D] out; D width."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from . import native
-from .precision import matrix_dtype
+from .precision import matrix_dtype, wide_dtype
 
 
 class RMSNorm(nn.Module):
@@ -32,7 +32,8 @@ class RMSNorm(nn.Module):
             return Rms.apply(x, weight, self.eps, dtype)
         if x.dtype == weight.dtype == dtype == torch.float32:  # spare a cached token the conversions
             return F.rms_norm(x, weight.shape, weight, self.eps)
-        return F.rms_norm(x.float(), weight.shape, weight.float(), self.eps).to(dtype)
+        wide = wide_dtype(x)
+        return F.rms_norm(x.to(wide), weight.shape, weight.to(wide), self.eps).to(dtype)
 
 
 class Rms(torch.autograd.Function):
@@ -40,7 +41,7 @@ class Rms(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide_dtype(x))
         scale = torch.rsqrt(norm.square_().div_(x.shape[-1]).add_(eps))
         ctx.save_for_backward(x, weight, scale)
         return (x * scale).mul_(weight).to(dtype)
@@ -49,7 +50,7 @@ class Rms(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         x, weight, scale = ctx.saved_tensors
-        normal, wide = x * scale, weight.float()
+        normal, wide = x * scale, weight.to(scale.dtype)
         product = grad * normal
         along = torch.mv(product.flatten(0, -2), wide).div_(x.shape[-1]).view(scale.shape)
         to_x = (grad * wide).addcmul_(normal, along, value=-1).mul_(scale)
