@@ -11,6 +11,7 @@ from typing import Any
 
 from .base.errors import ModelworksError, UserError
 
+SHARED = ("run", "train")  # what several processes do together
 # What a stage's verb takes by position; all its other settings are options of the same name.
 STAGES = {
     "collect": ("from*", "documents from sources (pydoc:stdlib, files:DIR) into a corpus"),
@@ -28,15 +29,21 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     parser = _parser()
-    options, rest = parser.parse_known_args([a for a in arguments if a != "--debug"])
-    if rest and options.verb not in STAGES:
+    typed, command = [a for a in arguments if a != "--debug"], []
+    if typed[:1] == ["launch"] and "--" in typed:
+        typed, command = typed[: typed.index("--")], typed[typed.index("--") + 1 :]
+    options, rest = parser.parse_known_args(typed)
+    options.command = command
+    if rest and options.verb not in (*STAGES, "launch"):
         parser.error(f"'{rest[0]}' is not an option of {options.verb}; see modelworks {options.verb} --help.")
+    options.arguments = arguments
     try:
-        options.run(options, rest)
+        _as_a_rank(options, rest) if _is_a_rank() else options.run(options, rest)
     except ModelworksError as error:
         if debug:
             raise
-        print(f"modelworks: {error}", file=sys.stderr)
+        if not _told(error):
+            print(f"modelworks: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
         print("modelworks: stopped; the same command goes on from here.", file=sys.stderr)
@@ -52,6 +59,39 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(1)
 
 
+def _is_a_rank() -> bool:
+    """True when torchrun, or whatever else starts several processes for one run, started this one."""
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
+
+
+def _as_a_rank(options: argparse.Namespace, rest: list[str]) -> None:
+    """One of several processes with the same command: all train, the first alone does whatever else there is."""
+    from .train import cluster
+
+    if options.verb not in SHARED:
+        if os.environ["RANK"] == "0":
+            options.run(options, rest)
+        return
+    options.devices, options.cluster = 1, None
+    try:
+        with cluster.joined():
+            options.run(options, rest)
+    except RuntimeError as error:
+        if not cluster.lost(error):
+            raise
+        print(f"modelworks: rank {os.environ['RANK']} lost another rank or the network.", file=sys.stderr)
+        sys.exit(1)
+
+
+def _told(error: ModelworksError) -> bool:
+    """True when somebody else says it: the launcher, or another rank that failed in the same way."""
+    if not _is_a_rank():
+        return False
+    from .train import cluster
+
+    return cluster.tell(error)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="modelworks", description="Raw data in, working model out.")
     parser.add_argument("--version", action="version", version=f"modelworks {_version()}")
@@ -59,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
 
     def verb(name: str, run: Callable[..., None], help: str) -> argparse.ArgumentParser:
-        command = verbs.add_parser(name, help=help, description=help[0].upper() + help[1:] + ".")
+        about = help[0].upper() + help[1:] + "."
+        command = verbs.add_parser(name, help=help, description=about, allow_abbrev=False)
         command.set_defaults(run=run)
         return command
 
@@ -71,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     recipe.add_argument("--from", dest="first", metavar="STAGE", help="redo from this stage on")
     recipe.add_argument("--until", dest="last", metavar="STAGE", help="stop after this stage")
     recipe.add_argument("--out", metavar="DIR", help="where the artefacts go (default runs/<recipe>)")
+    _device_options(recipe)
+    job = verb("launch", _launch, "a job file for a cluster's scheduler, which starts run or train on many machines")
+    job.add_argument("--print", dest="kind", required=True, metavar="KIND", help="slurm or kubernetes")
+    job.usage = "modelworks launch --print KIND [--nodes N --devices N --name value ...] -- run RECIPE | train ..."
     for name, (place, help) in STAGES.items():
         command = verb(name, _stage, help)
         command.add_argument("place", nargs="+" if place.endswith("*") else 1, metavar=place.rstrip("*").upper())
@@ -78,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--seed", type=int, default=1)
         if name in ("evaluate", "attack"):
             command.add_argument("--gate", metavar="YAML", help="thresholds; exit status 1 where one is not held")
+        if name in SHARED:
+            _device_options(command)
         command.epilog = f"Settings as --name value: modelworks schema {name} lists them."
     speak = verb("generate", _generate, "continue a text, answer or translate it, write down what a WAV file says")
     speak.add_argument("model")
@@ -107,6 +154,13 @@ def _parser() -> argparse.ArgumentParser:
     for command in (listing, data, health):
         command.add_argument("--json", action="store_true", help="for programs")
     return parser
+
+
+def _device_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--devices", type=int, default=1, metavar="N", help="devices of this machine to train on (default 1)"
+    )
+    command.add_argument("--cluster", metavar="ADDRESS", help="a Ray cluster to train on: HOST:PORT, auto or local")
 
 
 def _plan_options(command: argparse.ArgumentParser) -> None:
@@ -145,10 +199,16 @@ def _version() -> str:
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> None:
+    if options.devices != 1 or options.cluster:
+        from .recipes import launching
+
+        stages = launching.of_recipe(options.recipe, options.set)
+        sys.exit(launching.start(options.arguments, options.devices, options.cluster, stages))
     from .recipes import front, summary
 
     runner = front.run(options.recipe, options.set, out=options.out, first=options.first, last=options.last)
-    summary.show(runner)
+    if os.environ.get("RANK", "0") == "0":
+        summary.show(runner)
 
 
 def _stage(options: argparse.Namespace, rest: list[str]) -> None:
@@ -156,9 +216,30 @@ def _stage(options: argparse.Namespace, rest: list[str]) -> None:
 
     place = STAGES[options.verb][0]
     given: Any = options.place if place.endswith("*") else options.place[0]
-    by_hand.do(options.verb, {place.rstrip("*"): given, **_options(rest)}, Path(options.out), options.seed)
+    settings = {place.rstrip("*"): given, **_options(rest)}
+    if options.verb in SHARED and (options.devices != 1 or options.cluster):
+        from .recipes import launching
+
+        stages = launching.of_command(options.verb, settings)
+        sys.exit(launching.start(options.arguments, options.devices, options.cluster, stages))
+    by_hand.do(options.verb, settings, Path(options.out), options.seed)
     if getattr(options, "gate", None):
         by_hand.gate(Path(options.out), Path(options.gate))
+
+
+def _launch(options: argparse.Namespace, rest: list[str]) -> None:
+    from .recipes import launching
+
+    if not options.command or options.command[0] not in SHARED:
+        raise UserError(
+            "launch: write the command behind --, and let it be run or train: launch --print slurm -- run lm"
+        )
+    inner, more = _parser().parse_known_args(options.command)
+    if inner.verb == "run":
+        stages = launching.of_recipe(inner.recipe, inner.set)
+    else:
+        stages = launching.of_command("train", {"objective": inner.place[0], **_options(more)}, here=False)
+    print(launching.job(options.kind, _options(rest), options.command, stages), end="")
 
 
 def _options(rest: list[str]) -> dict[str, Any]:

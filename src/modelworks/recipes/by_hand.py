@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from ..base import files
+from ..base.distributed import is_main
 from ..base.errors import FailureError, UserError
 from ..base.log import duration, say
+from ..train import cluster
 from . import artefact, schema
 from .runner import Work
 
@@ -30,19 +33,25 @@ def do(verb: str, settings: dict[str, Any], out: Path, seed: int) -> dict[str, A
     stage = schema.stage(verb, verb, settings, "the command line")
     inputs = {key: [Path(word) for word in words] for key, words in stage.references.items()}
     work = Work(stage, inputs, seed)
-    if out.exists() and any(out.iterdir()) and not files.is_complete(out):
-        raise UserError(f"{out}: holds something that modelworks did not make; name an empty or a new folder.")
-    with files.lock(out.resolve().parent / f".{out.name}.lock"):
-        if artefact.facts(out).get("digest") == work.digest and artefact.ready(out):
+    cluster.same(work.digest, "the settings and inputs")
+    with files.lock(out.resolve().parent / f".{out.name}.lock") if is_main() else contextlib.nullcontext():
+        if cluster.first(lambda: _there(out, work.digest)):
             say(f"{out}: up to date")
             metrics = dict(artefact.facts(out)["metrics"])
         else:
             facts = work.make(out, out.resolve().parent / f".{out.name}-{work.digest[:8]}", out.name)
             metrics = dict(facts["metrics"])
             say(f"{out}: done in {duration(facts['seconds'])}. Next: {_next(stage).format(out=out)}")
-    for name, value in metrics.items():
+    for name, value in metrics.items() if is_main() else ():
         print(f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}", file=sys.stdout)
     return metrics
+
+
+def _there(out: Path, digest: str) -> bool:
+    """True when `out` holds the artefact of that digest. Raises UserError when it holds something else."""
+    if out.exists() and any(out.iterdir()) and not files.is_complete(out):
+        raise UserError(f"{out}: holds something that modelworks did not make; name an empty or a new folder.")
+    return artefact.facts(out).get("digest") == digest and artefact.ready(out)
 
 
 def _next(stage: schema.Stage) -> str:

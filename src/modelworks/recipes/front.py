@@ -8,6 +8,7 @@ from typing import Any
 
 from ..base import files
 from ..base.device import DTYPES, choose_device, set_threads
+from ..base.distributed import is_main
 from ..base.errors import UserError, nearest
 from ..data.retrieve import Passages
 from ..data.steps.passages import FILE
@@ -71,7 +72,7 @@ def run(
     runner = Runner(recipe, Path(out) if out else runs / recipe.head.name)
     runner.run(first, last)
     page = runner.out / "report.html"
-    if runner.done or not page.exists():
+    if is_main() and (runner.done or not page.exists()):
         report.write(runner.out, page)
     return runner
 

@@ -7,6 +7,7 @@ runs/<recipe>/.<stage>-<digest8>/   half work of a stage that can go on (trainin
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from ..base import files
+from ..base.distributed import is_main, world_size
 from ..base.errors import UserError, nearest
 from ..base.log import duration, say
+from ..train import cluster
 from . import artefact
 from .artefact import Job
 from .schema import Recipe, Stage
@@ -38,8 +41,9 @@ class Runner:
         for wanted in filter(None, (first, last)):
             if wanted not in self.recipe.stages:
                 raise UserError(f"'{wanted}' is not a stage of this recipe{nearest(wanted, list(self.recipe.stages))}.")
-        with files.lock(self.out):
-            files.sweep(self.out)
+        with files.lock(self.out) if is_main() else contextlib.nullcontext():
+            if is_main():
+                files.sweep(self.out)
             again = False
             for name, stage in self.recipe.stages.items():
                 again = again or name == first
@@ -50,8 +54,9 @@ class Runner:
 
     def _stage(self, stage: Stage, again: bool) -> Path:
         work = Work(stage, self._inputs(stage), self.recipe.head.seed)
+        cluster.same(work.digest, f"stage {stage.name}, its settings and inputs")
         folder = self.out / f"{stage.name}-{work.digest[:8]}"
-        if not again and artefact.ready(folder):
+        if cluster.first(lambda: not again and artefact.ready(folder)):
             self.announce(f"{stage.name}: up to date")
         else:
             self.announce(f"{stage.name}: {stage.verb}")
@@ -59,7 +64,7 @@ class Runner:
             facts = work.make(folder, self.out / f".{stage.name}-{work.digest[:8]}", **before)
             self.announce(f"{stage.name}: done in {duration(facts['seconds'])}{_brief(facts['metrics'])}")
             self.done.append(stage.name)
-        files.point(self.out / stage.name, folder)
+        cluster.first(lambda: files.point(self.out / stage.name, folder))
         return folder
 
     def _inputs(self, stage: Stage) -> dict[str, list[Path]]:
@@ -89,7 +94,18 @@ class Work:
         """Do the stage and leave its artefact in `folder`; half work is kept in `scratch` until then.
 
         Returns the facts that artefact.json holds; `made` are the folders of the stages before, for the model card.
+        Of several ranks the first one does it alone, unless the stage is one for all of them (`TOGETHER`).
         """
+        if not getattr(self.stage.module, "TOGETHER", False):
+            return cluster.first(lambda: self._make(folder, scratch, recipe, made or {}))
+        facts: dict[str, Any] = {}
+        if is_main():
+            facts = self._make(folder, scratch, recipe, made or {})
+        else:  # takes part and leaves nothing
+            self.stage.module.run(self.stage.settings, Job(self.stage.name, scratch, scratch, self.inputs, self.seed))
+        return cluster.first(lambda: facts)
+
+    def _make(self, folder: Path, scratch: Path, recipe: str, made: dict[str, Path]) -> dict[str, Any]:
         from ..base.device import machine, peak_memory
 
         started = time.monotonic()
@@ -105,13 +121,14 @@ class Work:
                 "metrics": metrics,
                 "versions": artefact.versions(),
                 "machine": machine(),
+                "ranks": world_size(),
                 "seconds": round(time.monotonic() - started, 2),
                 "peak_memory": peak_memory(),
                 **job.facts,
             }
             files.write_json(work / artefact.FACTS, facts)
             if (work / "config.json").is_file():
-                _card(self.stage.name, work, facts, recipe or folder.name, made or {})
+                _card(self.stage.name, work, facts, recipe or folder.name, made)
         shutil.rmtree(scratch, ignore_errors=True)
         return facts
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
+
+from ..base.distributed import world_size
+
+ECHO = 3.0  # seconds
 
 
 class Stopped(BaseException):
@@ -14,10 +19,14 @@ class Stopped(BaseException):
 
 
 class Interrupt:
-    """Remembers that the process was asked to stop. A second signal ends it at once."""
+    """Remembers that the process was asked to stop. A second signal ends it at once.
+
+    A rank often hears of one wish twice, from a scheduler and from its launcher: what comes within `ECHO` is the same.
+    """
 
     def __init__(self) -> None:
         self.number = 0
+        self._at = 0.0
         self.broke_off = False
         """True when an evaluation was left unfinished: then even a run at its end must be taken up again."""
         self._eager = False
@@ -37,8 +46,10 @@ class Interrupt:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.number:
+            if world_size() > 1 and time.monotonic() - self._at < ECHO:
+                return
             raise SystemExit(128 + number)
-        self.number = number
+        self.number, self._at = number, time.monotonic()
         if self._eager:
             self.broke_off = True
             raise Stopped

@@ -20,20 +20,24 @@ from ...base import config as settings
 from ...base import folders, seeds
 from ...base.config import Count, Lines, Settings
 from ...base.device import choose_device, set_threads
-from ...base.distributed import world_size
+from ...base.distributed import is_main, shares, world_size
 from ...base.errors import UserError, nearest
 from ...base.log import say
 from ...base.protocols import Context, Objective
 from ...data import tokens
 from ...data.tokenizer import Tokenizer
 from ...hub import directory, presets
+from ...nn.context import spread_context
 from ...quant.stored import packing_from
+from ...train import sharded
 from ...train.loop import train
 from ...train.run import start
 from ...train.settings import TrainSettings
+from ...train.sharded import Plan
 from .. import artefact, costs, dial, opening, speaking
 from ..artefact import Job
 
+TOGETHER = True  # every rank takes part
 OBJECTIVES = "modelworks.objectives"
 ADAPTERS = "modelworks.adapters"
 
@@ -84,12 +88,17 @@ class Config(Settings):
         return self.own.tokenizer
 
     def model_dump(self, **options: Any) -> dict[str, Any]:
-        """All settings, flat again: what the digest and artefact.json hold."""
-        return {
+        """All settings, flat again: what the digest and artefact.json hold.
+
+        How ranks share the work is left out: it changes no result, so a stage goes on, or is done, whoever did it.
+        """
+        values = {
             **self.own.model_dump(**options),
             **self.train.model_dump(**options),
             **self.learn.model_dump(**options),
         }
+        values.pop("parallel", None)
+        return values
 
 
 REFERENCES = ("model", "data", "tokenizer")
@@ -132,16 +141,22 @@ def run(config: Config, job: Job) -> dict[str, Any]:
     """Train, going on from the newest good checkpoint of this very job, and write the model directory."""
     set_threads()
     costs.rent("cpu")  # a price that is none must not be told at the end
+    sharded.arrange(config.train.parallel)
+    mine = config.model_copy(update={"train": dealt(config.train, shares())})
     device = choose_device(config.own.device)
     made = _model(config, job)
     adapter = _on_top(config, job, made)
     original = copy.deepcopy(made.model).requires_grad_(False).eval() if _needs_start(config) else None
     model = made.model.to(device).train()
-    objective = _objective(config, job, made.tokenizer, original, device)
-    trained = start(model, objective, config.train, job.scratch, log=say)
-    if config.train.track:  # the same on every rank
+    objective = _objective(mine, job, made.tokenizer, original, device)
+    plan = Plan(getattr(presets.family_module(made.family), "TENSOR_PLAN", {}), spread_context)
+    trained = start(model, objective, mine.train, job.scratch, log=say, spread=plan)
+    if config.train.track and config.train.parallel.tensor == 1:  # the same on every rank; a cache wants all heads
         trained.samples = speaking.samples(made, objective)
     metrics = train(trained)
+    model = trained.whole()
+    if not is_main():
+        return metrics
     metrics = {key: value for key, value in metrics.items() if key != "skipped" or value}
     for name in ("metrics.jsonl", "plan.json"):
         if (job.scratch / name).exists():
@@ -166,6 +181,23 @@ def run(config: Config, job: Job) -> dict[str, Any]:
 def _links(folder: str, names: list[str]) -> list[str]:
     """What is not copied: links, which W&B sets to its newest run."""
     return [name for name in names if (Path(folder) / name).is_symlink()]
+
+
+def dealt(settings: TrainSettings, ranks: int) -> TrainSettings:
+    """What one of `ranks` ranks does of a step, so that all together take the rows that one process would take.
+
+    Micro-batches are dealt out before they are cut. Raises UserError where the rows of a step cannot be dealt evenly.
+    """
+    if ranks == 1:
+        return settings
+    own, left = divmod(settings.rows * settings.accumulate, ranks)
+    if left:
+        raise UserError(
+            f"{settings.rows} x {settings.accumulate} rows of a step cannot be shared by {ranks} ranks; set rows or "
+            f"accumulate so that their product divides by {ranks}."
+        )
+    rows = max(n for n in range(1, min(own, settings.rows) + 1) if own % n == 0)
+    return settings.model_copy(update={"rows": rows, "accumulate": own // rows})
 
 
 def _on_top(config: Config, job: Job, made: directory.Loaded) -> str | None:
