@@ -10,7 +10,7 @@ from typing import Any
 
 from .log import Progress, duration
 
-HERTZ = 4.0  # a person reads no faster, and each drawing takes about a millisecond
+HERTZ = 2.0  # numbers that change more often cannot be read, and each drawing takes about a millisecond
 
 
 _open = False
@@ -47,6 +47,7 @@ class Panel:
 
     def __rich__(self) -> Any:
         from rich.console import Group
+        from rich.padding import Padding
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -60,7 +61,7 @@ class Panel:
             cells += [f"{self.done:,.0f} {self.unit}"]
         cells += [text for text in (self._speed(), self._time()) if text]
         line.add_row(*cells)
-        return Group(line, Text(f"  {self.note}", style="dim")) if self.note else line
+        return Group(line, Padding(Text(self.note, style="dim"), (0, 0, 0, 2))) if self.note else line
 
 
 @contextlib.contextmanager

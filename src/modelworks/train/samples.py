@@ -14,8 +14,8 @@ from ..base.protocols import Sampler
 if TYPE_CHECKING:
     from .run import Run
 
-TOKENS = 64
-"""Of each continuation: some two lines, a fraction of a second."""
+TOKENS = 40
+"""Of each continuation: a line or two, a tenth of a second for a small model."""
 TEMPERATURE, SEED = 0.8, 1  # the same draws each time: what changes between two samples is the model
 
 
