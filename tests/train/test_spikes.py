@@ -54,9 +54,9 @@ class Poisoned(Next):
         return [f"row {int(batch.inputs['tokens'][0, 0])}"]
 
 
-def begin(folder: Path, objective: Next, do: Any = None, log: Any = silent, **changes: Any) -> Run:
+def begin(folder: Path, objective: Next, do: Any = None, log: Any = silent, steps: int = STEPS, **changes: Any) -> Run:
     settings = TrainSettings(
-        steps=STEPS, accumulate=2, ema=0.9, evaluate_every=9, save_every=1e9, log_every=4, dtype="float32", track=[],
+        steps=steps, accumulate=2, ema=0.9, evaluate_every=9, save_every=1e9, log_every=4, dtype="float32", track=[],
         guard=Guarding(**{"spikes": 8.0} | changes),
     )  # fmt: skip
     run = start(Scarred(), objective, settings, folder, log=log, plan=False)
@@ -180,11 +180,11 @@ def test_spikes_without_end_end_the_run(tmp_path: Path) -> None:
     class Harder(Poisoned):
         def loss(self, model: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
             sums = Next.loss(self, model, batch)
-            more = 0.9 if (self.at + 1) // 2 >= 40 else 0.0  # the data became harder, for good
+            more = 1.1 if (self.at + 1) // 2 >= 130 else 0.0  # the data became harder, for good
             return sums | {"loss": sums["loss"] + batch.weight * more}
 
     said: list[str] = []
-    assert train(begin(tmp_path / "b", Harder(set()), log=said.append, spikes=3.0))["steps"] == STEPS
+    assert train(begin(tmp_path / "b", Harder(set()), log=said.append, steps=150, spikes=4.0))["steps"] == 150
     assert "taken as the new level" in said[-1]
 
 

@@ -15,9 +15,15 @@ import torch
 
 if TYPE_CHECKING:
     from .run import Run
+    from .settings import TrainSettings
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 SIZE = ":4096:8"  # one of the two with which cuBLAS promises equal bits (NVIDIA, cuBLAS library, section 2.1.4)
+
+
+def settled(settings: TrainSettings) -> TrainSettings:
+    """The settings with nothing left to measurements, which may fall out another way: dtype auto is float32."""
+    return settings.model_copy(update={"tune": "off", "dtype": settings.dtype.replace("auto", "float32")})
 
 
 @contextlib.contextmanager
@@ -28,7 +34,7 @@ def required(run: Run) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
     place = f"a {torch.cuda.get_device_name()}" if run.device.type == "cuda" else "this kind of processor"
-    run.log(f"deterministic: the same run gives the same bits again on {place} with {torch.get_num_threads()} threads.")
+    run.log(f"deterministic: the same run gives the same bits again, on {place} with as many threads.")
     try:
         yield
     finally:

@@ -1,71 +1,140 @@
-"""The guard: a loss or a gradient that is not finite never reaches the weights, and the batch is named."""
+"""The guard: what is not finite never reaches the weights, a spike of the loss is gone back from, both are named."""
 
 from __future__ import annotations
 
-import hashlib
 import math
+import zlib
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..base.errors import FailureError
 from ..base.protocols import Batch
+from . import parallel
+from .spikes import Spikes
+
+if TYPE_CHECKING:
+    from .run import Run
 
 IN_A_ROW = 10
+ABOVE = 100  # steps at more than twice the first loss (and one more) that count as divergence
+NAMED = 8  # documents named in a sentence; all of them stand in steps.jsonl
+
+NOT_FINITE, SPIKE, GUILTY = "not finite", "spike", "guilty"
 
 
 class Guard:
-    """Looks at every step before the update. A bad step is skipped and told; `IN_A_ROW` of them end the run."""
+    """Looks at every step before the update. A bad step is skipped and told; `IN_A_ROW` of them end the run.
 
-    def __init__(self) -> None:
+    `parts` is in how many parts each micro-batch is taken (`memory`).
+    """
+
+    def __init__(self, spikes: float = 0.0) -> None:
+        self.spikes = Spikes(spikes)
         self.in_a_row = 0
         self.skipped = 0
+        self.parts = 1
+        self.first: float | None = None
+        self.above = 0
+        self.reason = ""
+        """Why the last step was not applied, when it was not."""
 
-    def passes(self, loss: float, norm: float) -> bool:
-        """True when the step may be applied: the loss and the norm of its whole gradient are finite."""
-        if math.isfinite(loss) and math.isfinite(norm):
-            self.in_a_row = 0
-            return True
-        self.in_a_row += 1
-        self.skipped += 1
-        return False
+    def passes(self, step: int, loss: float, norm: float) -> bool:
+        """True when the step after `step` may be applied; else `reason` says why not."""
+        self.reason = ""
+        if self.spikes.guilty(step + 1):
+            self.reason = GUILTY
+        elif not (math.isfinite(loss) and math.isfinite(norm)):
+            self.reason = NOT_FINITE
+            self.in_a_row += 1
+        elif self.spikes.limit and self.spikes.sees(step + 1, loss):
+            self.reason = SPIKE
+        if self.reason:
+            self.skipped += 1
+            return False
+        self.in_a_row = 0
+        self.first = loss if self.first is None else self.first
+        self.above = self.above + 1 if self.first > 0 and loss > 2 * self.first + 1 else 0
+        return True
 
-    def describe(self, step: int, losses: list[Tensor], group: list[Batch], names: dict[str, nn.Parameter]) -> str:
-        """One sentence on what was not finite: step, micro-batch, its fingerprint, and the first bad gradient.
+    def tell(self, run: Run, loss: float, losses: list[Tensor], group: list[Batch]) -> None:
+        """Say what was not applied and why. Raises FailureError when too many steps in a row were not finite."""
+        if self.reason == NOT_FINITE:
+            sentence = self._not_finite(run, losses, group)
+            run.log(sentence)
+            if self.in_a_row >= IN_A_ROW:
+                raise FailureError(
+                    f"{sentence}; this is bad step {self.in_a_row} in a row, so training stops: "
+                    "lower learning_rate or look at that batch, and run again."
+                )
+        elif self.reason == GUILTY:
+            where = "; ".join(parallel.gather_text(", ".join(_named(run, batch) for batch in group)))
+            run.log(f"step {run.step + 1}: skipped because of the spike ({where}); its loss is {loss:.4g} now")
+        elif self.reason == SPIKE:
+            where = "; ".join(parallel.gather_text(", ".join(_named(run, batch) for batch in group)))
+            run.log(f"step {run.step + 1}: {self.spikes.describe(loss)} ({where})")
 
-        The fingerprint is the start of the SHA-256 of the batch's bytes: equal batches have equal ones.
-        """
-        guilty = [n for n, loss in enumerate(losses) if not math.isfinite(float(loss))]
-        bad = next((name for name, p in names.items() if p.grad is not None and not p.grad.isfinite().all()), "")
-        if guilty:
-            batches = ", ".join(f"{n + 1} of {len(group)} (batch {fingerprint(group[n])})" for n in guilty)
-            what = f"the loss is {float(losses[guilty[0]])} in micro-batch {batches}"
-        else:
-            batches = ", ".join(fingerprint(batch) for batch in group)
-            what = f"the loss is finite but the gradient{' of ' + bad if bad else ''} is not (batch {batches})"
-        return f"step {step + 1}: {what}; the weights were left as they were"
-
-    def check(self, sentence: str) -> None:
-        """Raises FailureError when too many steps in a row were bad."""
-        if self.in_a_row >= IN_A_ROW:
+    def check(self, run: Run) -> None:
+        """Raises FailureError when the loss has long been far above where it began, and is one that should fall."""
+        if self.above >= ABOVE and getattr(run.objective, "falls", True):
             raise FailureError(
-                f"{sentence}; this is bad step {self.in_a_row} in a row, so training stops: "
-                "lower learning_rate or look at that batch, and run again."
+                f"step {run.step}: the loss has been above {2 * (self.first or 0) + 1:.3g}, far over the "
+                f"{self.first:.3g} it began with, for {ABOVE} steps, so training diverges: lower learning_rate and "
+                "matrix_learning_rate, and run again; earlier checkpoints and models are untouched."
             )
 
-    def state_dict(self) -> dict[str, int]:
-        """Counts, for the checkpoint."""
-        return {"in_a_row": self.in_a_row, "skipped": self.skipped}
+    def _not_finite(self, run: Run, losses: list[Tensor], group: list[Batch]) -> str:
+        """One sentence: step, micro-batch, its documents and fingerprint, and the first bad gradient, on every rank."""
+        count = len(group)
+        mine = [n for n, loss in enumerate(losses) if not math.isfinite(float(loss))]
+        told = [f"{float(losses[n])} in micro-batch {n + 1} of {count} ({_named(run, group[n])})" for n in mine]
+        ranks = parallel.gather_text(", ".join(told))
+        if any(ranks):
+            where = "; ".join(f"{f'rank {r}: ' * (len(ranks) > 1)}{text}" for r, text in enumerate(ranks) if text)
+            what = f"the loss is {where}"
+        else:
+            names = run.optimizer.own.items()
+            bad = next((name for name, p in names if p.grad is not None and not _finite(p.grad)), "")
+            batches = "; ".join(parallel.gather_text(", ".join(_named(run, batch) for batch in group)))
+            what = f"the loss is finite but the gradient{' of ' + bad if bad else ''} is not ({batches})"
+        return f"step {run.step + 1}: {what}; the weights were left as they were"
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Counts, the losses that spikes are measured by and the steps to skip, for the checkpoint."""
+        names = ("in_a_row", "skipped", "parts", "first", "above")
+        return {name: getattr(self, name) for name in names} | {"spikes": self.spikes.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-        self.in_a_row, self.skipped = state["in_a_row"], state["skipped"]
+        for name in ("in_a_row", "skipped", "parts", "first", "above"):
+            setattr(self, name, state[name])
+        self.spikes.load_state_dict(state["spikes"])
+
+
+def _finite(gradient: Tensor) -> bool:
+    local = getattr(gradient, "_local_tensor", gradient)  # a shard says nothing of the others: enough for a name
+    return bool(local.isfinite().all())
+
+
+def _named(run: Run, batch: Batch) -> str:
+    """'batch 1a2b3c4d, documents a, b, c and 5 more' for a log."""
+    names = documents(run, batch)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"batch {fingerprint(batch)}" + (f", documents {', '.join(names[:NAMED])}{more}" if names else "")
+
+
+def documents(run: Run, batch: Batch) -> list[str]:
+    """Names of the documents in a batch, where the objective can tell."""
+    describe = getattr(run.objective, "describe", None)
+    return list(describe(batch)) if describe else []
 
 
 def fingerprint(batch: Batch) -> str:
-    """Eight hex digits that tell this batch from others, whatever machine it is on."""
-    digest = hashlib.sha256()
+    """Eight hex digits (CRC-32 of names and bytes) that tell this batch from others, whatever machine it is on."""
+    value = 0
     for name in sorted(batch.inputs):
-        digest.update(name.encode())
-        digest.update(batch.inputs[name].detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:8]
+        value = zlib.crc32(name.encode(), value)
+        tensor = batch.inputs[name].detach().cpu().contiguous()
+        value = zlib.crc32(tensor.view(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"

@@ -43,6 +43,10 @@ class Log(Hook):
             self.bar = run.closing.enter_context(progress("train", total, unit, done))
         self._shown = run.step if run.settings.steps else run.tokens
 
+    def went_back(self, run: Run) -> None:
+        """Measure speed from here."""
+        self._mark = (time.monotonic(), run.positions, run.progress)
+
     def __call__(self, run: Run, logs: dict[str, float]) -> None:
         """Add up; write at the end of a window."""
         for name, value in logs.items():

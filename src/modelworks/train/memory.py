@@ -79,7 +79,7 @@ def _rows(batch: Batch) -> int:
 
 
 def _weight(batch: Batch, inputs: dict[str, Tensor], rows: int) -> int:
-    return rows if batch.weight == _rows(batch) else _labels(inputs)
+    return _labels(inputs) if batch.weight == _labels(batch.inputs) else rows
 
 
 def _labels(inputs: dict[str, Tensor]) -> int:

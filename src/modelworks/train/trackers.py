@@ -258,7 +258,9 @@ def make(run: Run) -> list[Tracker]:
     """The trackers of a run (on the first rank only). Raises UserError when W&B is asked for and not installed."""
     if not is_main():
         return []
-    out: list[Tracker] = [Jsonl(run.folder / "metrics.jsonl")]
+    from .steps import FILE, Steps
+
+    out: list[Tracker] = [Jsonl(run.folder / "metrics.jsonl"), Steps(run.folder / FILE)]
     if "tensorboard" in run.settings.track:
         if importlib.util.find_spec("tensorboard"):
             out.append(TensorBoard(run.folder / "tensorboard"))
