@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelworks.train.schedule import factor
+from modelworks.train.schedule import factor, inertia
 
 KINDS = ["wsd", "cosine", "linear", "constant"]
 
@@ -39,3 +39,7 @@ def test_warm_up_is_linear_and_the_rest_never_rises(kind: str) -> None:
     assert course[:warm] == pytest.approx([(n + 1) / warm for n in range(warm)])
     after = [factor(kind, n, n / steps, warm, 0.4) for n in range(warm, steps)]
     assert all(a >= b for a, b in zip(after, after[1:]))  # noqa: RUF007
+
+
+def test_momentum_rises_from_the_first_step_and_stays() -> None:
+    assert [round(inertia(step), 6) for step in (0, 75, 150, 300, 10**6)] == [0.85, 0.875, 0.9, 0.95, 0.95]

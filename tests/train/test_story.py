@@ -123,11 +123,11 @@ def test_ratios_and_histograms_are_those_of_the_watched_step(tmp_path: Path) -> 
     after: dict[str, torch.Tensor] = {}
     inner = run.optimizer.step
 
-    def step(scale: float) -> None:
+    def step(scale: float, inertia: float) -> None:
         if run.step == 4:  # step 5 is the one
             before.update({n: p.detach().clone() for n, p in run.model.named_parameters()})
             gradients.update({n: p.grad.clone() for n, p in run.model.named_parameters() if p.grad is not None})
-        inner(scale)
+        inner(scale, inertia)
         if run.step == 4:
             after.update({n: p.detach().clone() for n, p in run.model.named_parameters()})
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..base.distributed import all_reduce_sum
 from ..base.errors import UserError
 from ..base.protocols import Batch
-from . import parallel
+from . import parallel, schedule
 from .guard import SPIKE
 from .memory import fitting
 from .run import Run
@@ -63,7 +63,7 @@ def update(run: Run, group: list[Batch], sums: list[dict[str, Tensor]], total: f
     if run.guard.passes(run.step, logs["loss"], size):
         if 0 < run.settings.clip < size:
             torch._foreach_mul_(gradients, run.settings.clip / size)
-        run.optimizer.step(rate)
+        run.optimizer.step(rate, schedule.inertia(run.step))
         if run.average:
             run.average.update()
     else:
