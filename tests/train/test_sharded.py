@@ -57,17 +57,14 @@ class Tower(nn.Module):
 
 def model_of(family: str) -> tuple[nn.Module, dict[str, str]]:
     """A tiny model with nothing at zero, and how it may be cut."""
-    from modelworks.models import gpt2, qwen3
+    from modelworks.models import qwen3
 
     torch.manual_seed(5)
     if family == "tower":
         model, plan = Tower().double(), {"blocks.*.up": "columns", "blocks.*.down": "rows"}
-    elif family == "qwen3":  # grouped heads, norms of heads, gate, tied words
+    else:  # grouped heads, norms of heads, gate, tied words
         shape = {"d_model": 16, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "d_head": 6, "d_ff": 20}
         model, plan = qwen3.build(qwen3.Config(vocab_size=11, max_len=32, **shape)), qwen3.TENSOR_PLAN
-    else:  # biases, positions
-        shape = {"d_model": 16, "n_layers": 2, "n_heads": 4, "d_ff": 20, "dropout": 0.0}
-        model, plan = gpt2.build(gpt2.Config(vocab_size=11, max_len=32, **shape)), gpt2.TENSOR_PLAN
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
     return model, plan
@@ -145,6 +142,56 @@ def work(spec: dict[str, Any]) -> None:
                 file.writelines(json.dumps(line) + "\n" for line in curve)
 
 
+def families() -> list[str]:
+    """Those that say how their matrices may be cut."""
+    from modelworks.base import folders
+
+    return [name for name in folders.names("modelworks.models") if hasattr(find(name), "TENSOR_PLAN")]
+
+
+def find(name: str) -> Any:
+    from modelworks.base import folders
+
+    return folders.find("modelworks.models", name)
+
+
+def gradients(spec: dict[str, Any]) -> None:
+    """Of each family's tiny model, spread and whole, from the same row; rank 0 leaves how far they are apart."""
+    from importlib import import_module
+
+    from modelworks.nn.context import spread_context
+    from modelworks.train.optim import Optimizer
+    from modelworks.train.sharded import Plan, Shards, gathered, like
+
+    settings = TrainSettings(steps=1, parallel=Parallel(**spec["parallel"]))
+    lines = []
+    for family in families():
+        config = import_module(f"contracts.tiny.{family}").BASE.model_copy(update={"dropout": 0.0})
+        torch.manual_seed(1)
+        one, model = find(family).build(config), find(family).build(config)
+        for parameter in one.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        model.load_state_dict(one.state_dict())
+        rows = {"tokens": torch.randint(0, 97, (3, 13)), "labels": torch.randint(0, 97, (3, 13))}
+        rows["documents"] = torch.ones_like(rows["tokens"])
+        rows["documents"][:, 6:], rows["documents"][0, 11:], rows["labels"][0, 11:] = 2, 0, -100
+        shards = Shards(model, settings, Plan(find(family).TENSOR_PLAN, spread_context), torch.float32)
+        optimizer = Optimizer(model, settings)
+        loss, known = (net(**rows).losses.sum() for net in (model, one))
+        loss.backward()
+        known.backward()
+        shards.collect(optimizer.own)
+        apart, sizes = [abs(float(loss.detach()) / float(known.detach()) - 1)], [1.0]
+        for name, parameter in one.named_parameters():
+            mine = gathered(like(optimizer.names[name], optimizer.own[name].grad))
+            apart.append(float((mine - parameter.grad).norm()))
+            sizes.append(float(parameter.grad.norm()))
+        worst = max(off / size for off, size in zip(apart, sizes, strict=True) if size > 1e-4)  # a key's bias has none
+        lines.append([family, math.hypot(*apart) / math.hypot(*sizes), worst])
+    if rank() == 0:
+        (Path(spec["folder"]) / "curve.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
 def serve(scenarios: list[dict[str, Any]]) -> None:
     """Fork the ranks of each scenario in turn; what a rank had to say goes to `rank-N.txt`."""
     import torch.distributed as dist
@@ -167,7 +214,7 @@ def serve(scenarios: list[dict[str, Any]]) -> None:
                         dist.init_process_group(
                             "gloo", init_method=f"file://{meeting}", rank=number, world_size=spec["ranks"]
                         )
-                    work(spec)
+                    gradients(spec) if spec["family"] == "every" else work(spec)
                 except SystemExit as stop:
                     status = int(stop.code or 0)
                 except BaseException as error:
@@ -264,9 +311,18 @@ def test_every_layout_is_one_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.small
-@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
-def test_families(tmp_path: Path, family: str) -> None:
-    same(tmp_path, family, {"shards of parts": MORE["shards of parts"], **LENGTHS})
+def test_a_decoder_is_one_process(tmp_path: Path) -> None:
+    same(tmp_path, "qwen3", {"shards of parts": MORE["shards of parts"], **LENGTHS})
+
+
+def test_every_family_cut_along_its_matrices_and_its_rows(tmp_path: Path) -> None:
+    heads, rows = run(
+        spec(tmp_path / "tensor", "every", {"tensor": 2}), spec(tmp_path / "context", "every", {"context": 2})
+    )
+    for ran in (heads, rows):
+        assert ran.statuses == [0, 0], ran.said
+        assert [line[0] for line in ran.curve] == families() and len(ran.curve) >= 11
+        assert not [line for line in ran.curve if line[1] > 1e-6 or line[2] > 1e-5]
 
 
 def test_from_one_rank_to_two_to_four_and_back(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ from . import _gemma_shaped as gemma_shaped
 from . import _llama_shaped as llama_shaped
 from ._alternating import FULL, SLIDING
 from ._gemma_shaped import NAMES, GemmaShaped, shape
-from ._llama_shaped import HF_IGNORED, HF_PREFIX, hf_tied
+from ._llama_shaped import HF_IGNORED, HF_PREFIX, TENSOR_PLAN, hf_tied
 from ._stored import Stored, need, rope
 
-__all__ = ["HF_IGNORED", "HF_PREFIX", "hf_tied", "shape"]
+__all__ = ["HF_IGNORED", "HF_PREFIX", "TENSOR_PLAN", "hf_tied", "shape"]
 HF_MODEL_TYPE = "gemma2"
 HF_ARCHITECTURES = llama_shaped.architectures("Gemma2")
 ATTENTION_CAP, LOGIT_CAP = 50.0, 30.0

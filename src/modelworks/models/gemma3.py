@@ -16,11 +16,11 @@ from . import _llama_shaped as llama_shaped
 from . import _rope
 from ._alternating import FULL, SLIDING
 from ._gemma_shaped import NAMES, GemmaShaped, OneCentred
-from ._llama_shaped import HF_IGNORED, HF_PREFIX, hf_tied
+from ._llama_shaped import HF_IGNORED, HF_PREFIX, TENSOR_PLAN, hf_tied
 from ._rope import Linear
 from ._stored import Stored, need
 
-__all__ = ["HF_IGNORED", "HF_PREFIX", "hf_tied"]
+__all__ = ["HF_IGNORED", "HF_PREFIX", "TENSOR_PLAN", "hf_tied"]
 HF_MODEL_TYPE = "gemma3_text"
 HF_ARCHITECTURES = {
     "Gemma3ForCausalLM": "language",

@@ -23,9 +23,9 @@ from ..nn.masks import Causal
 from ..nn.transformer import Transformer
 from . import gpt2
 from ._stored import head_of, missing
-from .gpt2 import HF_IGNORED, HF_PREFIX, hf_names, hf_tied
+from .gpt2 import HF_IGNORED, HF_PREFIX, TENSOR_PLAN, hf_names, hf_tied
 
-__all__ = ["HF_IGNORED", "HF_PREFIX", "hf_names", "hf_tied"]
+__all__ = ["HF_IGNORED", "HF_PREFIX", "TENSOR_PLAN", "hf_names", "hf_tied"]
 HF_MODEL_TYPE = "gpt3"
 HF_ARCHITECTURES = {"GPT3LMHeadModel": "language", "GPT3Model": "none", "GPT3ForSequenceClassification": "classes"}
 

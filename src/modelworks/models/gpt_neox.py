@@ -23,7 +23,7 @@ from ..nn.stack import Block, ParallelBlock, Stack
 from ..nn.stems import Tokens
 from ..nn.transformer import Transformer
 from ._fresh import initialise
-from ._gpt_shaped import reader
+from ._gpt_shaped import TENSOR_PLAN, reader
 from ._stored import (
     PerHead,
     Stored,
@@ -40,6 +40,7 @@ from ._stored import (
     with_bias,
 )
 
+__all__ = ["TENSOR_PLAN"]
 HF_MODEL_TYPE = "gpt_neox"
 HF_ARCHITECTURES = {
     "GPTNeoXForCausalLM": "language",

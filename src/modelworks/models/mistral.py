@@ -12,11 +12,11 @@ from ..nn.norm import RMSNorm
 from ..nn.transformer import Transformer
 from . import _llama_shaped as llama_shaped
 from . import _rope
-from ._llama_shaped import HF_IGNORED, HF_PREFIX, LlamaShaped, hf_names, hf_tied
+from ._llama_shaped import HF_IGNORED, HF_PREFIX, TENSOR_PLAN, LlamaShaped, hf_names, hf_tied
 from ._rope import Scaling
 from ._stored import need
 
-__all__ = ["HF_IGNORED", "HF_PREFIX", "hf_names", "hf_tied"]
+__all__ = ["HF_IGNORED", "HF_PREFIX", "TENSOR_PLAN", "hf_names", "hf_tied"]
 HF_MODEL_TYPE = "mistral"
 HF_ARCHITECTURES = llama_shaped.architectures("Mistral")
 

@@ -17,10 +17,11 @@ from ..nn.transformer import Transformer
 from . import _gpt_shaped as gpt_shaped
 from . import _gpt_text as gpt_text
 from ._fresh import initialise
+from ._gpt_shaped import TENSOR_PLAN
 from ._gpt_text import HF_PREFIX, GPTText
 from ._stored import Equal, Stored, idle, need, with_bias
 
-__all__ = ["HF_PREFIX"]
+__all__ = ["HF_PREFIX", "TENSOR_PLAN"]
 
 HF_MODEL_TYPE = "openai-gpt"
 HF_ARCHITECTURES = {

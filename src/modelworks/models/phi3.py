@@ -18,10 +18,10 @@ from ..nn.norm import RMSNorm
 from ..nn.position import Rotary, frequencies
 from ..nn.transformer import Transformer
 from . import _llama_shaped as llama_shaped
-from ._llama_shaped import HF_IGNORED, HF_PREFIX, NAMES, LlamaShaped, hf_tied
+from ._llama_shaped import HF_IGNORED, HF_PREFIX, NAMES, TENSOR_PLAN, LlamaShaped, hf_tied
 from ._stored import Equal, Sizes, Stored, need, rope
 
-__all__ = ["HF_IGNORED", "HF_PREFIX", "hf_tied"]
+__all__ = ["HF_IGNORED", "HF_PREFIX", "TENSOR_PLAN", "hf_tied"]
 HF_MODEL_TYPE = "phi3"
 HF_ARCHITECTURES = llama_shaped.architectures("Phi3")
 LENGTH = "original_max_position_embeddings"

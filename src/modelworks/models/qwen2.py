@@ -13,11 +13,11 @@ from ..nn.norm import RMSNorm
 from ..nn.transformer import Transformer
 from . import _llama_shaped as llama_shaped
 from . import _rope
-from ._llama_shaped import HF_IGNORED, HF_PREFIX, NAMES, LlamaShaped, hf_tied
+from ._llama_shaped import HF_IGNORED, HF_PREFIX, NAMES, TENSOR_PLAN, LlamaShaped, hf_tied
 from ._rope import Scaling
 from ._stored import Stored, need
 
-__all__ = ["HF_IGNORED", "HF_PREFIX", "hf_tied"]
+__all__ = ["HF_IGNORED", "HF_PREFIX", "TENSOR_PLAN", "hf_tied"]
 HF_MODEL_TYPE = "qwen2"
 HF_ARCHITECTURES = llama_shaped.architectures("Qwen2")
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -27,6 +27,8 @@ from .heads import IGNORED
 from .layout import Layout, document_positions
 from .masks import Causal
 
+_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name before torch 2.13
+_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 Group = Any
 """A process group of torch's."""
 
@@ -102,7 +104,7 @@ class Gather(torch.autograd.Function):
         ctx.part, ctx.axis, ctx.summed = part, axis, summed
         mine = x.movedim(axis, 0).contiguous()
         whole = mine.new_empty(len(part.back), *mine.shape[1:])
-        dist.all_gather_into_tensor(whole, mine, group=part.group)
+        _gather(whole, mine, group=part.group)
         return whole[part.back].movedim(0, axis)
 
     @staticmethod
@@ -112,7 +114,7 @@ class Gather(torch.autograd.Function):
         if not ctx.summed:
             return grad[part.at].movedim(0, ctx.axis), None, None, None
         mine = grad.new_empty(len(part.at), *grad.shape[1:])
-        dist.reduce_scatter_tensor(mine, grad[part.by_rank].contiguous(), group=part.group)
+        _scatter(mine, grad[part.by_rank].contiguous(), group=part.group)
         return mine.movedim(0, ctx.axis), None, None, None
 
 

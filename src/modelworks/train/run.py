@@ -108,6 +108,10 @@ class Run:
             return contextlib.nullcontext()
         return self.lowered(self.dtype)
 
+    def whole(self) -> nn.Module:
+        """The model as an ordinary one. Every rank must call it; of a spread model only the first gets the numbers."""
+        return self.model if self.shards is None else self.shards.whole()
+
     def take(self, batch: Batch) -> Batch:
         """A batch on the model's device, counted."""
         self.positions += max(
@@ -176,6 +180,7 @@ def start(
     run = Run(model, objective, settings, Path(folder), optimizer, log if is_main() else _silent, shards=shards)
     run.guard = Guard(settings.guard.spikes)
     if settings.guard.deterministic:
+        run.settings = deterministic.settled(settings)
         run.closing.enter_context(deterministic.required(run))
     run.average = Average(model, settings.ema) if settings.ema else None
     if is_main():
@@ -188,8 +193,11 @@ def start(
         for tracker in run.trackers:  # what a run logged that died before its first checkpoint comes again
             tracker.load_state_dict({"bytes": 0, "step": 0})
         run.dtype = DTYPES[make(run, measure=plan and shards is None)["dtype"]]
+        run.guard.parts = run.plan.get("parts", 1)
         seeds.seed_everything(settings.seed if share() == 0 else seeds.derive(settings.seed, "rank", share()))
-    if "way" in run.plan:
+    if shards is not None:
+        run.dtype = shards.dtype
+    elif "way" in run.plan:
         tune.apply(run, tune.Way(**run.plan["way"] | {"parts": run.guard.parts}))
     return run
 

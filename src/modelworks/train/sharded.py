@@ -13,6 +13,7 @@ are this rank's shards, so that no optimiser has to know about shards; only Muon
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
@@ -29,9 +30,9 @@ from torch import Tensor, nn
 
 from ..base import distributed, files
 from ..base.device import DTYPES, has_fast_bfloat16
-from ..base.errors import UserError
+from ..base.errors import DamagedError, UserError
 from ..base.protocols import Objective
-from . import parallel, split
+from . import blocks, parallel, split
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -147,7 +148,8 @@ def shard(model: nn.Module, settings: TrainSettings, plan: Plan, before: Path) -
         return None
     asked: str = settings.dtype
     if asked == "auto" and before.is_file():
-        asked = files.read_json(before)["dtype"]
+        with contextlib.suppress(DamagedError):
+            asked = files.read_json(before)["dtype"]
     if asked == "auto":
         asked = "bfloat16" if has_fast_bfloat16(next(model.parameters()).device.type) else "float32"
     return Shards(model, settings, plan, DTYPES[asked])
@@ -208,7 +210,7 @@ def _fully_shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, offload
         "mp_policy": MixedPrecisionPolicy(param_dtype=low, reduce_dtype=torch.float32 if low else None),
         "offload_policy": CPUOffloadPolicy(pin_memory=device.type == "cuda") if offload else OffloadPolicy(),
     }
-    for block in blocks(model):
+    for block in blocks.blocks(model):
         fully_shard(block, **options)
     fully_shard(model, **options)
     for module in model.modules():
@@ -216,21 +218,6 @@ def _fully_shard(model: nn.Module, mesh: DeviceMesh, dtype: torch.dtype, offload
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
             module.set_reduce_scatter_unused_params(True, recurse=False)
-
-
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The members of the outermost lists of modules: what a model repeats."""
-    found: list[nn.Module] = []
-
-    def walk(module: nn.Module) -> None:
-        for child in module.children():
-            if isinstance(child, nn.ModuleList):
-                found.extend(part for part in child if any(True for _ in part.parameters()))
-            else:
-                walk(child)
-
-    walk(model)
-    return found
 
 
 def is_sharded(tensor: Tensor) -> bool:
