@@ -152,11 +152,11 @@ def newest(run: Run, until: int | None = None) -> Path | None:
     """
     chosen = -1
     for folder in found(run.folder) if is_main() else ():
-        if until is not None and _step(folder) > until:
+        if until is not None and step_of(folder) > until:
             continue
         try:
             files.verify(folder)
-            chosen = _step(folder)
+            chosen = step_of(folder)
             break
         except DamagedError as error:
             trouble = str(error)
@@ -194,16 +194,16 @@ def prune(folder: Path, guard: dict[str, Any]) -> None:
     have = found(folder)
     kept = set(have[:KEEP])
     if guard["spikes"]:
-        kept.add(next((path for path in have if _step(path) <= _step(have[0]) - REACH), have[-1]))
+        kept.add(next((path for path in have if step_of(path) <= step_of(have[0]) - REACH), have[-1]))
     for old in have:
-        if old not in kept and not (guard["keep_every"] and _step(old) % guard["keep_every"] == 0):
+        if old not in kept and not (guard["keep_every"] and step_of(old) % guard["keep_every"] == 0):
             shutil.rmtree(old, ignore_errors=True)
 
 
 def forget_later(run: Run) -> None:
     """Remove the checkpoints of steps that are to be taken again in another way. Every rank must call it."""
     for folder in found(run.folder) if is_main() else ():
-        if _step(folder) > run.step:
+        if step_of(folder) > run.step:
             shutil.rmtree(folder, ignore_errors=True)
     barrier()
 
@@ -216,14 +216,15 @@ def discard(folder: Path) -> None:
 def found(folder: Path) -> list[Path]:
     """The checkpoint directories of a run, newest first, good or not."""
     names = (folder / FOLDER).glob("step-*")
-    return sorted((path for path in names if re.fullmatch(r"step-\d{9,}", path.name)), key=_step, reverse=True)
+    return sorted((path for path in names if re.fullmatch(r"step-\d{9,}", path.name)), key=step_of, reverse=True)
 
 
 def _folder(run: Run, step: int) -> Path:
     return run.folder / FOLDER / f"step-{step:09d}"
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step of a checkpoint, by its name."""
     return int(path.name.removeprefix("step-"))
 
 
