@@ -111,3 +111,12 @@ def test_a_sentencepiece_style_tokenizer_gives_bytes(tmp_path: Path) -> None:
     assert tokenizer.decode([2, 3, 4, 5, 1]) == " hi你"
     with pytest.raises(UserError, match="no control token"):
         _ = tokenizer.im_start
+
+
+@given(st.lists(ANY, max_size=4))
+def test_characters_are_looked_up_as_the_library_would(texts: list[str]) -> None:
+    """The table against the tokenizers library itself, control strings and unknown characters included."""
+    tokenizer = Tokenizer.characters("abc路\r\n <|endoftext|>\U0001f600")
+    texts = [*texts, "a<|im_start|>b\r\n\x00zz路\U0001f600\U0010ffff"]
+    assert tokenizer._characters is not None
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]

