@@ -119,12 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     for name, (place, help) in STAGES.items():
         command = verb(name, _stage, help)
         command.add_argument("place", nargs="+" if place.endswith("*") else 1, metavar=place.rstrip("*").upper())
-        command.add_argument("--out", required=True, metavar="DIR", help="where the artefact goes")
+        command.add_argument("--out", required=name != "train", metavar="DIR", help="where the artefact goes")
         command.add_argument("--seed", type=int, default=1)
         if name in ("evaluate", "attack"):
             command.add_argument("--gate", metavar="YAML", help="thresholds; exit status 1 where one is not held")
         if name in SHARED:
             _device_options(command)
+        if name == "train":
+            command.add_argument(
+                "--replay", type=int, metavar="STEP", help="take a past step of DIR again: --replay 9 DIR"
+            )
         command.epilog = f"Settings as --name value: modelworks schema {name} lists them."
     speak = verb("generate", _generate, "continue a text, answer or translate it, write down what a WAV file says")
     speak.add_argument("model")
@@ -214,6 +218,13 @@ def _run(options: argparse.Namespace, rest: list[str]) -> None:
 def _stage(options: argparse.Namespace, rest: list[str]) -> None:
     from .recipes import by_hand
 
+    if getattr(options, "replay", None) is not None:
+        from .recipes import replaying
+
+        replaying.show(Path(options.place[0]), options.replay)
+        return
+    if options.out is None:
+        raise UserError("train: name the folder for the model with --out DIR.")
     place = STAGES[options.verb][0]
     given: Any = options.place if place.endswith("*") else options.place[0]
     settings = {place.rstrip("*"): given, **_options(rest)}

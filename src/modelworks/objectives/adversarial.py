@@ -81,6 +81,11 @@ class Adversarial:
         both = {"clean_loss": clean["loss"], "adversarial_loss": attacked}
         return {**clean, **both, "loss": self._weighted(clean["loss"], attacked)}
 
+    def describe(self, batch: Batch) -> list[str]:
+        """What the inner objective says."""
+        describe = getattr(self.inner, "describe", None)
+        return list(describe(batch)) if describe else []
+
     def state_dict(self) -> dict[str, Any]:
         """The inner objective's."""
         return self.inner.state_dict()

@@ -29,12 +29,13 @@ from ...data.tokenizer import Tokenizer
 from ...hub import directory, presets
 from ...nn.context import spread_context
 from ...quant.stored import packing_from
-from ...train import sharded
+from ...train import checkpoint, sharded, steps
 from ...train.loop import train
+from ...train.replay import Replayed, replay
 from ...train.run import start
 from ...train.settings import TrainSettings
 from ...train.sharded import Plan
-from .. import artefact, costs, dial, opening, speaking
+from .. import artefact, costs, dial, opening, replaying, speaking
 from ..artefact import Job
 
 TOGETHER = True  # every rank takes part
@@ -139,16 +140,10 @@ def _adapter(given: Any, where: str) -> tuple[str, Settings]:
 
 def run(config: Config, job: Job) -> dict[str, Any]:
     """Train, going on from the newest good checkpoint of this very job, and write the model directory."""
-    set_threads()
     costs.rent("cpu")  # a price that is none must not be told at the end
-    sharded.arrange(config.train.parallel)
-    mine = config.model_copy(update={"train": dealt(config.train, shares())})
-    device = choose_device(config.own.device)
-    made = _model(config, job)
-    adapter = _on_top(config, job, made)
-    original = copy.deepcopy(made.model).requires_grad_(False).eval() if _needs_start(config) else None
-    model = made.model.to(device).train()
-    objective = _objective(mine, job, made.tokenizer, original, device)
+    mine, made, adapter, model, objective = _ready(config, job)
+    if is_main():
+        replaying.note(config, job)
     plan = Plan(getattr(presets.family_module(made.family), "TENSOR_PLAN", {}), spread_context)
     trained = start(model, objective, mine.train, job.scratch, log=say, spread=plan)
     if config.train.track and config.train.parallel.tensor == 1:  # the same on every rank; a cache wants all heads
@@ -158,12 +153,15 @@ def run(config: Config, job: Job) -> dict[str, Any]:
     if not is_main():
         return metrics
     metrics = {key: value for key, value in metrics.items() if key != "skipped" or value}
-    for name in ("metrics.jsonl", "plan.json"):
+    for name in ("metrics.jsonl", "plan.json", steps.FILE):
         if (job.scratch / name).exists():
             (job.folder / name).write_bytes((job.scratch / name).read_bytes())
     for name in ("tensorboard", "wandb"):
         if (job.scratch / name).is_dir():
             shutil.copytree(job.scratch / name, job.folder / name, ignore=_links)
+    if config.train.guard.keep_every:
+        for kept in checkpoint.found(job.scratch):
+            shutil.copytree(kept, job.folder / checkpoint.FOLDER / kept.name)
     job.facts["cost"] = costs.taken(trained.meter, trained.seconds, world_size())
     metrics |= {name: job.facts["cost"][name] for name in ("energy_wh", "money")}
     parameters = sum(p.numel() for p in model.parameters())
@@ -176,6 +174,25 @@ def run(config: Config, job: Job) -> dict[str, Any]:
         counts["trained"] = sum(p.numel() for p in _attached.weights(model, adapter))
         _folder.save(model.cpu(), adapter, job.folder, base=_base(job), facts=facts)
     return {**counts, **metrics}
+
+
+def _ready(config: Config, job: Job) -> tuple[Config, directory.Loaded, str | None, nn.Module, Objective]:
+    """What training works on: this rank's settings, what was opened, its adapter, the model to train, the objective."""
+    set_threads()
+    sharded.arrange(config.train.parallel)
+    mine = config.model_copy(update={"train": dealt(config.train, shares())})
+    device = choose_device(config.own.device)
+    made = _model(config, job)
+    adapter = _on_top(config, job, made)
+    original = copy.deepcopy(made.model).requires_grad_(False).eval() if _needs_start(config) else None
+    model = made.model.to(device).train()
+    return mine, made, adapter, model, _objective(mine, job, made.tokenizer, original, device)
+
+
+def again(config: Config, job: Job, folder: Path, step: int) -> tuple[Replayed, Any]:
+    """Step `step` of the run whose records are in `folder` once more, and the tokenizer of its tokens."""
+    mine, made, _, model, objective = _ready(config, job)
+    return replay(lambda: (model, objective), mine.train, folder, step, log=say), made.tokenizer
 
 
 def _links(folder: str, names: list[str]) -> list[str]:
