@@ -27,10 +27,10 @@ class Parallel(Settings):
 class Guarding(Settings):
     """What stands between a run and trouble. What is not finite never reaches the weights, whatever stands here."""
 
-    spikes: float = Field(0.0, ge=0)
+    spikes: float = Field(default=0.0, ge=0)
     """A loss so many spreads above the median of the last 128 is a spike: back to before it, and on without the guilty
     batches (0: never; 8 is a good start for runs of hours)."""
-    keep_every: Count = Field(0, ge=0)
+    keep_every: Count = Field(default=0, ge=0)
     """Steps between checkpoints that stay, for replays of far-off steps (0: the newest two)."""
     deterministic: bool = False
     """Only operations that give the same bits every time (a GPU is slower then; a processor does so anyway)."""
