@@ -46,7 +46,9 @@ class Poisoned(Next):
         sums = super().loss(model, batch)
         step = (self.at + 1) // 2  # two micro-batches a step
         if self.instead is not None:  # the oracle: these steps are no numbers at all
-            return sums | {"loss": sums["loss"] * (self.instead if step in self.bad else 1.0)}
+            return sums | {
+                "loss": sums["loss"] * (self.instead if step in self.bad and sums["loss"].requires_grad else 1.0)
+            }
         scar = model.scar if step in self.bad else model.scar.detach()
         return sums | {"loss": sums["loss"] + batch.weight * (scar + 6.0 * float(scar.detach().abs() > 0))}
 

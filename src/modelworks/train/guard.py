@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..base.distributed import rank, world_size
 from ..base.errors import FailureError
 from ..base.protocols import Batch
 from . import parallel
@@ -86,18 +87,17 @@ class Guard:
 
     def _not_finite(self, run: Run, losses: list[Tensor], group: list[Batch]) -> str:
         """One sentence: step, micro-batch, its documents and fingerprint, and the first bad gradient, on every rank."""
-        count = len(group)
-        mine = [n for n, loss in enumerate(losses) if not math.isfinite(float(loss))]
-        told = [f"{float(losses[n])} in micro-batch {n + 1} of {count} ({_named(run, group[n])})" for n in mine]
-        ranks = parallel.gather_text(", ".join(told))
-        if any(ranks):
-            where = "; ".join(f"{f'rank {r}: ' * (len(ranks) > 1)}{text}" for r, text in enumerate(ranks) if text)
-            what = f"the loss is {where}"
+        of = f"of {len(group)}" + (f" of rank {rank()}" if world_size() > 1 else "")
+        bad = [n for n, loss in enumerate(losses) if not math.isfinite(float(loss))]
+        mine = [f"{float(losses[n])} in micro-batch {n + 1} {of} ({_named(run, group[n])})" for n in bad]
+        told = [text for text in parallel.gather_text(", ".join(mine)) if text]
+        if told:
+            what = f"the loss is {', '.join(told)}"
         else:
             names = run.optimizer.own.items()
-            bad = next((name for name, p in names if p.grad is not None and not _finite(p.grad)), "")
+            first = next((name for name, p in names if p.grad is not None and not _finite(p.grad)), "")
             batches = "; ".join(parallel.gather_text(", ".join(_named(run, batch) for batch in group)))
-            what = f"the loss is finite but the gradient{' of ' + bad if bad else ''} is not ({batches})"
+            what = f"the loss is finite but the gradient{' of ' + first if first else ''} is not ({batches})"
         return f"step {run.step + 1}: {what}; the weights were left as they were"
 
     def state_dict(self) -> dict[str, Any]:
