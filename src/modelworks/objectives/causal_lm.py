@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from modelworks.base.config import Count, Settings
 from modelworks.base.errors import UserError
 from modelworks.base.protocols import Batch, Context, Objective
-from modelworks.data import corpus, tokens
+from modelworks.data import corpus, doubts, tokens
 from modelworks.data.loader import Documents, Loader
 from modelworks.data.order import shuffled
 from modelworks.data.tokens import TokenData
@@ -122,7 +122,9 @@ def build(config: Config, context: Context) -> Objective:
             rows = max(c.rows, EVALUATION_TOKENS // c.max_len)
             validation = Loader(Documents(data, c.tokenizer.eos, c.max_len), rows, c.max_len, c.seed, rank=0, world=1)
             size = data.bytes
+            doubts.told_overlap(doubts.overlap(train, data), data.n_documents, "documents")
     loader = Loader(Documents(train, c.tokenizer.eos, c.max_len), c.rows, c.max_len, c.seed)
+    doubts.told_small(loader)
     return CausalLM(loader, validation, size, unigram(train))
 
 

@@ -13,7 +13,7 @@ from modelworks.base import seeds
 from modelworks.base.config import Count, Settings
 from modelworks.base.errors import DamagedError, UserError
 from modelworks.base.protocols import Batch, Context, Objective
-from modelworks.data import chat, lines
+from modelworks.data import chat, doubts, lines
 from modelworks.data.loader import Examples, Loader
 from modelworks.data.order import shuffled
 
@@ -95,7 +95,11 @@ def build(config: Config, context: Context) -> Objective:
         held_out = Examples(_encoded(records, c, 0, []), c.max_len)
         if len(held_out.lengths):
             validation = Loader(held_out, c.rows, c.max_len, c.seed, rank=0, world=1)
-    return Chat(Loader(train, c.rows, c.max_len, c.seed), validation)
+            shared = doubts.same((messages for _, messages in talks), (messages for _, messages in records))
+            doubts.told_overlap(shared, len(records), "conversations")
+    loader = Loader(train, c.rows, c.max_len, c.seed)
+    doubts.told_small(loader)
+    return Chat(loader, validation)
 
 
 def _some(records: list[Talk], limit: int, seed: int, purpose: str) -> list[Talk]:
