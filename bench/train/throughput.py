@@ -3,14 +3,15 @@
     python bench/train/throughput.py --shape small|char|gpt2 [--runs 3] [--only ours,litgpt] [--steps N] [--publish]
     python bench/train/throughput.py --prepare                     first: LitGPT's environment (two minutes)
 
-Each side trains a GPT of one shape as a process of its own with the same threads, batch and AdamW, dropout 0, the
-sides in turn; every round begins one side further. Tokens a second: over all steps but the first few, from one step's
-end to another's, so loading, logging every tenth step and clipping are in it, and start, compiling, evaluation and
-saving are not. Start-up: from the process's start until training is called. First step: from then until it is done,
-with whatever was compiled and tried for it; the first round compiles anew, later ones find its cache. Memory: the most
-that the process and its children held. Peak: bfloat16 products of 1024 x 1024 as base.device measures them, once a
-round. Work a token: 6N + 12 L D T as nanoGPT counts it, N without position tables. Ratios are medians over rounds of
-tokens a second within the same round. Text: tiny Shakespeare's characters; for gpt2 words drawn by Zipf's law.
+Each side trains a GPT of one shape as a process of its own with the same threads, batch and AdamW, dropout 0, the sides
+in turn; every round begins one side further. Tokens a second: over all steps but the first few, from one step's end to
+another's, so loading, logging every tenth step and clipping are in it, and start, compiling, evaluation and saving are
+not. Start-up: from the process's start until training is called. First step: from then until it is done, with whatever
+was compiled and tried for it; the first round compiles anew, later ones find its cache. Memory: the most that the
+process and its children held, ever (the goal is about this one) and in the measured steps. Peak: bfloat16 products of
+1024 x 1024 as base.device measures them, once a round. Work a token: 6N + 12 L D T as nanoGPT counts it, N without
+position tables. Ratios are medians over rounds of tokens a second within the same round. Text: tiny Shakespeare's
+characters; for gpt2 words drawn by Zipf's law.
 """
 
 from __future__ import annotations
@@ -122,7 +123,8 @@ def one(side: str, number: int, folder: Path, options: argparse.Namespace) -> di
     found = {
         "side": side, "round": number, "tokens_per_second": rate, "startup": clock["begun"] - clock["launched"],
         "first_step": stamps[0] - clock["begun"], "peak_bytes": seen.peak_bytes, "children": seen.children,
-        "peak_alone_bytes": seen.peak_alone_bytes, "seconds": seen.seconds, "loss": clock["loss"],
+        "peak_alone_bytes": seen.peak_alone_bytes,
+        "steady_bytes": seen.peak_between(stamps[unmeasured - 1], stamps[-1]), "seconds": seen.seconds, "loss": clock["loss"],
         "facts": clock["facts"],
     }  # fmt: skip
     print(
@@ -155,7 +157,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for side, values in rounds.items():
         found[side] = {
             key: [run[key] for run in values]
-            for key in ("tokens_per_second", "share", "peak_bytes", "startup", "first_step")
+            for key in ("tokens_per_second", "share", "peak_bytes", "steady_bytes", "startup", "first_step")
         }
         if "ours" in rounds:
             both = zip(rounds["ours"], values, strict=True)
@@ -175,7 +177,7 @@ def rows(found: dict[str, dict[str, Any]]) -> list[list[str]]:
                 record.spread(values["tokens_per_second"], 0),
                 f"{record.spread(values['ours_is'])}" if "ours_is" in values and side != "ours" else "",
                 f"{statistics.median(values['share']):.0%}",
-                f"{statistics.median(values['peak_bytes']) / 1e6:,.0f}",
+                " / ".join(f"{statistics.median(values[k]) / 1e6:,.0f}" for k in ("peak_bytes", "steady_bytes")),
                 f"{statistics.median(values['startup']):.1f}",
                 f"{first:.1f}{again}",
             ]
@@ -212,7 +214,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--shape", choices=sorted(SHAPES), default="char")
     parser.add_argument("--runs", type=int, default=3, help="rounds (small: take 5)")
     parser.add_argument("--steps", type=int, help="all steps of a side; a few are only a try")
-    parser.add_argument("--only", default=",".join(SIDES), help="which sides, by comma")
+    parser.add_argument("--only", default=",".join(SIDES), help="which sides, by comma; the first word is enough")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of our training")
     parser.add_argument("--keep", type=Path, help="a folder for logs and clocks (default: one that is deleted)")
@@ -233,7 +235,8 @@ def main() -> None:
         for name in environments.PACKAGES:
             print(environments.make(name))
         return
-    sides = [side for side in SIDES if any(side.startswith(part.strip()) for part in options.only.split(","))]
+    wanted = {part.strip() for part in options.only.split(",")}
+    sides = [side for side in SIDES if wanted & {side, side.split()[0]}]
     for side in list(sides):
         environment = SIDES[side].get("environment")
         if environment and environments.python(environment) is None:
@@ -244,7 +247,15 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         runs = measure(sides, folder, options)
     found = summary(runs)
-    head = ["who", "tokens/s", "ours is times", "share of peak", "memory MB", "start-up s", "first step s, new / again"]
+    head = [
+        "who",
+        "tokens/s",
+        "ours is times",
+        "share of peak",
+        "memory MB, in all / steps",
+        "start-up s",
+        "first step s, new / again",
+    ]
     lines = record.table(head, rows(found))
     print(*lines, sep="\n")
     goals = verdicts(options.shape, found) if "ours" in found else []

@@ -25,18 +25,26 @@ class Watched:
     """The largest resident size of the process without its children."""
     children: int
     """The most children that it had at once."""
+    sizes: list[tuple[float, int]]
+    """(time.monotonic(), bytes) of each look."""
+
+    def peak_between(self, start: float, end: float) -> int:
+        """The most bytes from one moment to another; 0 where no look falls between them."""
+        return max((size for when, size in self.sizes if start <= when <= end), default=0)
 
 
 def run(command: list[str], log: Path, environment: dict[str, str], limit: float) -> Watched:
     """Run a command to its end; output goes to `log`. Raises SystemExit with the end of it when the command fails."""
     start = time.monotonic()
-    peak = alone = most = 0
+    alone = most = 0
+    sizes = []
     with open(log, "w", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | environment)
         while process.poll() is None:
             size = _kilobytes(process.pid, "VmRSS", "VmHWM")
             below = _descendants(process.pid)
-            peak = max(peak, size[0] + sum(sum(_kilobytes(pid, "RssAnon", "RssShmem")) for pid in below))
+            held = size[0] + sum(sum(_kilobytes(pid, "RssAnon", "RssShmem")) for pid in below)
+            sizes.append((time.monotonic(), 1024 * held))
             alone, most = max(alone, size[1]), max(most, len(below))
             if time.monotonic() - start > limit:
                 process.kill()
@@ -44,7 +52,8 @@ def run(command: list[str], log: Path, environment: dict[str, str], limit: float
     took = time.monotonic() - start
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8', errors='replace')[-3000:]}")
-    return Watched(took, 1024 * max(peak, alone), 1024 * alone, most)
+    peak = max((size for _, size in sizes), default=0)
+    return Watched(took, max(peak, 1024 * alone), 1024 * alone, most, sizes)
 
 
 def _kilobytes(pid: int, *names: str) -> list[int]:
