@@ -224,7 +224,8 @@ def serve(scenarios: list[dict[str, Any]]) -> None:
                 os._exit(status)
             children.append(child)
         statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        (folder / "statuses.json").write_text(json.dumps(statuses))
+        with open(folder / "statuses.jsonl", "a") as file:
+            file.write(json.dumps(statuses) + "\n")
 
 
 class Ran:
@@ -232,7 +233,7 @@ class Ran:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.statuses = json.loads((folder / "statuses.json").read_text())
+        *self.before, self.statuses = map(json.loads, (folder / "statuses.jsonl").read_text().splitlines())
         self.said = [path.read_text() for path in sorted(folder.glob("rank-*.txt"))]
         lines = (folder / "curve.jsonl").read_text().splitlines() if (folder / "curve.jsonl").is_file() else []
         self.curve = [json.loads(line) for line in lines]
@@ -335,6 +336,7 @@ def test_from_one_rank_to_two_to_four_and_back(tmp_path: Path) -> None:
         spec(moved, parallel={"fsdp": 2, "tensor": 2}, stop=4),
         spec(moved),
     )
+    assert last.before == [[143], [143] * 2, [143] * 4], last.said
     last.fits(one)
 
 
@@ -347,7 +349,7 @@ def test_a_damaged_shard_is_seen_and_the_checkpoint_before_it_taken(tmp_path: Pa
     data[-9] ^= 1
     shard.write_bytes(data)
     (ran,) = run(spec(folder, parallel={"data": 2, "fsdp": 2}))
-    assert [line[0] for line in ran.curve] == [1, 2, 3, 4, 3, 4, 5, 6]
+    assert ran.before == [[143], [143] * 2] and [line[0] for line in ran.curve] == [1, 2, 3, 4, 3, 4, 5, 6]
     ran.curve = ran.curve[:2] + ran.curve[4:]
     ran.fits(Ran(whole))
 
