@@ -164,7 +164,6 @@ class Memory:
     """The weights once more, which the trial steps before a training keep to put back."""
     gradients: int
     optimiser: int
-    """Its state, as far as it does not find room that larger passes left."""
     activations: int
     working: int
     """What the head or the optimiser has in hand at the peak."""
@@ -180,12 +179,11 @@ class Memory:
 def memory(
     machine: Machine, shape: Shape, seq: int, rows: int, dtype: str, optimizer: str = "muon", dropout: float = 0.0
 ) -> Memory:
-    """Peak resident bytes of `modelworks train` for float32 weights; its trial steps begin in float32 always.
+    """Peak resident bytes of `modelworks train` in one format, beside bfloat16 with float32 masters.
 
     Tensors below 32 MB come from the C library's heap, which in effect gives nothing back between the passes of a
-    step, so the activations' peak and the gradients add up though they do not live together. What comes after a
-    larger pass (the trial's in float32) finds room there. Larger tensors go back at once, so of them only the worst
-    moment counts: the head's backward pass or the optimiser's largest group.
+    step, so the activations' peak and the gradients add up though they do not live together. Larger tensors go back
+    at once, so of them only the worst moment counts: the head's backward pass or the optimiser's largest group.
     """
     count = arithmetic.parameters(shape)
     groups = matrices(shape) if optimizer == "muon" else []
@@ -193,23 +191,18 @@ def memory(
     big = sorted((r * c * n for r, c, n in groups if 4 * r * c * n >= WIDE), reverse=True)
     table = 4 * shape.vocab_size * shape.d_model
     states = 4 * by_muon + 8 * (count - by_muon)
-    large = 4 * sum(big) + (2 * table if table >= WIDE else 0)
     logits = 4 * shape.vocab_size * rows * seq
     wide_logits = logits if WIDE <= logits <= CrossEntropy.KEEP else 0
-    first = arithmetic.activations(shape, seq, rows, 4, dropout) - wide_logits
-    later = first
-    if dtype == "bfloat16":
-        later = arithmetic.activations(shape, seq, rows, 2, dropout) - wide_logits // 2
-    held = max(first, later + states - large)
-    kept = max(first, later)
+    width = 2 if dtype == "bfloat16" else 4
+    kept = arithmetic.activations(shape, seq, rows, width, dropout) - wide_logits * width // 4
     at_once = min(CrossEntropy.at_once(max(shape.vocab_size, 1)), rows * seq)
     head = table + 3 * 4 * at_once * shape.vocab_size + wide_logits
     # stacked gradients and the update of a group, the update of the one before, and the iteration in bfloat16
     muon = sum(size * n for size, n in zip((8, 4), big, strict=False))
     muon += 2 * big[0] if big and 2 * big[0] >= WIDE else 0
     return Memory(
-        process=machine.facts["process"], weights=4 * count, trial_copy=4 * count, gradients=4 * count,
-        optimiser=large + held - kept, activations=round(kept * (1 + HOLES)), working=max(head, muon),
+        process=machine.facts["process"], weights=(4 + width % 4) * count, trial_copy=4 * count, gradients=4 * count,
+        optimiser=states, activations=round(kept * (1 + HOLES)), working=max(head, muon),
     )  # fmt: skip
 
 
@@ -226,7 +219,7 @@ def machine() -> Machine:
 
     threads = torch.get_num_threads()
     busy = hasattr(os, "getloadavg") and os.getloadavg()[0] > 1.5 * threads
-    question = {"what": "planning constants", "version": 1, "threads": threads} | ({"busy": True} if busy else {})
+    question = {"what": "planning constants", "version": 2, "threads": threads} | ({"busy": True} if busy else {})
     return Machine(remembered(question, _measured) | {"busy": busy})
 
 

@@ -6,7 +6,6 @@ the memory of a training process can be told at all. About ten seconds on two co
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 import tempfile
@@ -52,16 +51,11 @@ def timed(work: Callable[[], object], repeats: int = 3) -> float:
     return sorted(seconds)[len(seconds) // 2]
 
 
-def autocast(dtype: torch.dtype) -> contextlib.AbstractContextManager[object]:
-    return contextlib.nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
-
-
-def passes(make: Callable[[], Tensor], dtype: torch.dtype, *leaves: Tensor) -> Callable[[], None]:
+def passes(make: Callable[[], Tensor], *leaves: Tensor) -> Callable[[], None]:
     """Forward and backward of `make`, gradients dropped as a step drops them."""
 
     def work() -> None:
-        with autocast(dtype):
-            out = make()
+        out = make()
         out.backward(torch.ones_like(out))
         for leaf in leaves:
             leaf.grad = None
@@ -73,11 +67,11 @@ def linear(dtype: torch.dtype) -> dict[str, list[float]]:
     """Width -> seconds a FLOP, and seconds a parameter that come with every use of a matrix."""
     out = {}
     for width in WIDTHS:
-        weight = torch.randn(width, width, requires_grad=True)
+        weight = torch.randn(width, width, dtype=dtype, requires_grad=True)
         taken = []
         for rows in ROWS:
             x = torch.randn(rows, width, dtype=dtype, requires_grad=True)
-            taken.append(timed(passes(lambda x=x, w=weight: F.linear(x, w), dtype, x, weight)))  # type: ignore[misc]
+            taken.append(timed(passes(lambda x=x, w=weight: F.linear(x, w), x, weight)))  # type: ignore[misc]
         flops = [6 * rows * width**2 for rows in ROWS]
         slope = (taken[1] - taken[0]) / (flops[1] - flops[0])
         slope = min(max(slope, 0.5 * taken[1] / flops[1]), taken[1] / flops[1])
@@ -95,7 +89,7 @@ def attention(dtype: torch.dtype) -> dict[str, list[float]]:
             q, k, v = (torch.randn(batch, heads, seq, width, dtype=dtype, requires_grad=True) for _ in range(3))
             mask = torch.full((seq, seq), float("-inf"), dtype=dtype).triu_(1)
             work = lambda q=q, k=k, v=v, m=mask: Blockwise.apply(q, k, v, m, 0.125, True)  # noqa: E731
-            taken.append(timed(passes(work, dtype, q, k, v), 3) / (batch * heads * seq * (seq + 1) / 2))
+            taken.append(timed(passes(work, q, k, v), 3) / (batch * heads * seq * (seq + 1) / 2))
         slope = max(0.0, (taken[1] - taken[0]) / 32)
         out[str(seq)] = [taken[1] - 64 * slope, slope]
     return out
@@ -114,13 +108,11 @@ def block(family: Any, dtype: torch.dtype, width: int, rows: int, seq: int) -> f
         }
         if family is qwen3:
             facts |= {"n_kv_heads": facts["n_heads"], "d_head": width // facts["n_heads"]}
-        model = family.build(family.Config(max_len=max(seq, 8), dropout=0.0, **facts)).train()
+        model = family.build(family.Config(max_len=max(seq, 8), dropout=0.0, **facts)).train().to(dtype)
         tokens = torch.randint(64, (rows, seq))
 
         def work(model: nn.Module = model, tokens: Tensor = tokens) -> None:
-            with autocast(dtype):
-                loss = model(tokens, documents=torch.ones_like(tokens), labels=tokens).losses.sum()
-            loss.backward()
+            model(tokens, documents=torch.ones_like(tokens), labels=tokens).losses.sum().backward()
             for parameter in model.parameters():
                 parameter.grad = None
 
@@ -130,10 +122,10 @@ def block(family: Any, dtype: torch.dtype, width: int, rows: int, seq: int) -> f
 
 def head(dtype: torch.dtype) -> float:
     """Seconds a logit of the loss over 4096 words with the narrowest matrix."""
-    weight = torch.randn(4096, 64, requires_grad=True)
+    weight = torch.randn(4096, 64, dtype=dtype, requires_grad=True)
     hidden = torch.randn(1024, 64, dtype=dtype, requires_grad=True)
     labels = torch.randint(4096, (1024,))
-    return timed(passes(lambda: CrossEntropy.apply(hidden, weight, labels, None), dtype, hidden, weight)) / 4096 / 1024
+    return timed(passes(lambda: CrossEntropy.apply(hidden, weight, labels, None), hidden, weight)) / 4096 / 1024
 
 
 def adamw() -> float:
