@@ -181,6 +181,7 @@ def _plan_options(command: argparse.ArgumentParser) -> None:
     train.add_argument("--rows", type=int, help="rows at once (cpu: 16; on GPUs the layout decides)")
     train.add_argument("--batch-tokens", metavar="TOKENS", help="tokens in a step on GPUs (default by size)")
     train.add_argument("--dtype", help="cpu: float32 or bfloat16 (default the faster)")
+    train.add_argument("--scale", action="store_true", help="on 8 to --gpus devices (default 4096), plots to --out")
     tune = command.add_argument_group("fine-tuning")
     tune.add_argument("--adapter", help="lora or qlora")
     tune.add_argument("--rank", type=int, default=16)

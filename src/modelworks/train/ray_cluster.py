@@ -31,6 +31,7 @@ def launch(module: str, arguments: list[str], devices: int, address: str, restar
     cluster has fewer devices; FailureError when workers keep dying.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")  # it says every line twice
     try:
         import ray  # type: ignore[import-not-found]
         from ray.train import RunConfig, ScalingConfig  # type: ignore[import-not-found]
@@ -40,7 +41,7 @@ def launch(module: str, arguments: list[str], devices: int, address: str, restar
         raise UserError(f"--cluster needs Ray ({error}): pip install 'modelworks[cluster]'.") from None
     _answers(address)
     try:
-        ray.init(address=address, log_to_driver=True, logging_level="ERROR", include_dashboard=False)
+        ray.init(address=address, logging_level="ERROR")
     except (ConnectionError, TimeoutError, RuntimeError, ValueError) as error:
         raise UserError(f"--cluster {address}: no Ray cluster answers; start one with 'ray start --head'.") from error
     gpu = _check(ray.cluster_resources(), devices, address)
@@ -94,7 +95,6 @@ def _work(config: dict[str, Any]) -> None:
     import ray  # type: ignore[import-not-found]
 
     os.chdir(config["folder"])
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     cluster.listener = lambda status, sentence: ray.get(config["listener"].tell.remote(status, sentence))
     try:
         importlib.import_module(config["module"]).main(config["arguments"])

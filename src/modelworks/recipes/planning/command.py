@@ -11,7 +11,7 @@ from ...base.errors import UserError, nearest
 from ...hub import presets
 from ...nn import arithmetic
 from ...nn.arithmetic import Shape
-from . import cpu, hardware, inference, scaling, training, tuning
+from . import cpu, hardware, inference, scale, scaling, training, tuning
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +36,7 @@ class Options:
     days: float | None = None
     fit: tuple[str, ...] = ()
     out: str | None = None
+    scale: bool = False
 
 
 def plan(options: Options) -> dict[str, Any]:
@@ -56,6 +57,8 @@ def plan(options: Options) -> dict[str, Any]:
         return facts | _generating(o, shape, config)
     if o.adapter:
         return facts | _tuning(o, shape, config)
+    if o.scale:
+        return facts | _scaled(o, shape, config)
     return facts | _training(o, shape, config)
 
 
@@ -112,6 +115,18 @@ def _training(o: Options, shape: Shape, config: Any) -> dict[str, Any]:
     made = training.plan(shape, seq, tokens, device, o.gpus, batch, dropout > 0)
     where = {"kind": "training", "device": device.name, "devices": o.gpus}
     return facts | where | made | _listed(training.assumptions(device))
+
+
+def _scaled(o: Options, shape: Shape, config: Any) -> dict[str, Any]:
+    if o.gpu == hardware.HERE:
+        raise UserError("--scale: name the devices with --gpu; `modelworks doctor` tells how many cores are here.")
+    device = hardware.find(o.gpu, o.price)
+    batch = _number(o.batch_tokens, "--batch-tokens", 0) or None
+    most = o.gpus if o.gpus > 1 else scale.MOST
+    made = scale.scale(shape, _length(o, config), device, batch, most, float(getattr(config, "dropout", 0.0)) > 0)
+    if o.out is not None:
+        made["plots"] = scale.draw(made, Path(o.out))
+    return made | _listed([*training.assumptions(device), *scale.assumptions()])
 
 
 def _tuning(o: Options, shape: Shape, config: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def text(plan: dict[str, Any]) -> str:
     """The plan as lines."""
     blocks = {
         "training": _training, "training here": _here, "fine-tuning": _tuning, "generating": _generating,
-        "reading": _reading, "budget": _budget, "law": _law,
+        "reading": _reading, "budget": _budget, "law": _law, "scaling": _scaling,
     }[plan["kind"]](plan)  # fmt: skip
     if "preset" in plan:
         blocks.insert(0, _facts(plan))
@@ -124,6 +124,27 @@ def _training(plan: dict[str, Any]) -> list[str]:
         f"memory on each of {plan['devices']:,} {plan['device']}, best of each kind of layout\n" + table(head, rows),
         "recommended\n" + table(["", ""], chosen),
     ]
+
+
+def _scaling(plan: dict[str, Any]) -> list[str]:
+    head = ["devices", "layout", "rows", "step", "messages", "waiting", "tokens a second", "efficiency", "of peak"]
+    titles = {
+        "strong": f"strong scaling on {plan['device']}: the same step of {plan['step']['tokens']:,} tokens",
+        "weak": f"weak scaling: {plan['rows_a_device']} x {plan['step']['row_tokens']:,} tokens a device in every step",
+    }
+    blocks = []
+    for kind, title in titles.items():
+        rows = [
+            [
+                f"{row['devices']:,}", row["layout"], f"{row['rows']:,}", time(row["step_seconds"]),
+                f"{row['messages_seconds'] / row['step_seconds']:.0%}",
+                f"{row['waiting_seconds'] / row['step_seconds']:.0%}", f"{row['tokens_a_second']:,.4g}",
+                f"{row['efficiency']:.0%}", f"{row['share_of_peak']:.0%}",
+            ]
+            for row in plan[kind]
+        ]  # fmt: skip
+        blocks.append(f"{title}\n" + table(head, rows))
+    return [*blocks, "\n".join(plan["plots"])] if "plots" in plan else blocks
 
 
 def _here(plan: dict[str, Any]) -> list[str]:

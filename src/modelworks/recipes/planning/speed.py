@@ -13,6 +13,8 @@ PASSES = 4.0
 """Times that what a block keeps goes through memory outside of products: written and read, forward and back."""
 HIDDEN = 0.8
 """Share of the backward pass, or with FSDP of both passes, behind which messages of the data ranks disappear."""
+HOP_LINK, HOP_NETWORK = 3.4e-6, 14e-6
+"""Seconds from one device to the next on a ring, in a node and between nodes: what NCCL's own model takes for rings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ def step(shape: Shape, seq: int, layout: Layout, device: Device) -> Step:
     bubble = busy * (layout.pipeline - 1) / layout.accumulate / pieces(shape, layout)
     dense, experts = local_parameters(shape, layout)
     updated = (dense + experts) / (layout.replicas if layout.zero else 1)
-    data = _data(dense + experts, layout, device, products + recomputed + memory)
+    blocks = sum(s.n_layers for s in (shape, *shape.also)) / layout.pipeline
+    data = _data(dense + experts, blocks, layout, device, products + recomputed + memory)
     return Step(products, recomputed, memory, tensor, data, other, bubble, 30 * updated / device.bandwidth)
 
 
@@ -76,15 +79,25 @@ def _tensor(shape: Shape, seq: int, layout: Layout, device: Device) -> float:
     return rounds * size * (t - 1) / t / _rate(device, t, 1)
 
 
-def _data(local: float, layout: Layout, device: Device, busy: float) -> float:
-    """Gradients summed over replicas, weights gathered: what the passes do not hide."""
+def _data(local: float, blocks: float, layout: Layout, device: Device, busy: float) -> float:
+    """Gradients summed over replicas, weights gathered, a message a block: what the passes do not hide.
+
+    A ring of n ranks moves (n - 1) / n of the bytes over each link and takes a hop for each of its ranks, so a message
+    costs bytes / rate + hops (Thakur et al. 2005); FSDP gathers twice and scatters once, the others do each once.
+    """
     n = layout.replicas
     if n == 1:
         return 0.0
-    one = 2 * local * (n - 1) / n / _rate(device, n, layout.tensor)
+    one = 2 * local * (n - 1) / n / _rate(device, n, layout.tensor) + (blocks + 1) * hops(device, n, layout.tensor)
     if layout.zero == 3:
         return max(0.0, 3 * one * layout.accumulate - HIDDEN * busy)
     return max(0.0, 2 * one - HIDDEN * 2 / 3 * busy / layout.accumulate)
+
+
+def hops(device: Device, ranks: int, beside: int) -> float:
+    """Seconds that a message takes round a ring of `ranks` which stand `beside` devices apart, however small it is."""
+    nodes = min(ranks, -(-ranks * beside // device.node))
+    return (ranks - nodes) * HOP_LINK + (nodes - 1) * HOP_NETWORK
 
 
 def _context_and_experts(shape: Shape, seq: int, layout: Layout, device: Device) -> float:

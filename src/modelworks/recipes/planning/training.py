@@ -62,6 +62,13 @@ def _weighed(shape: Shape, seq: int, gpus: int, rows: int, device: Device, dropo
     return found
 
 
+def fastest(shape: Shape, seq: int, gpus: int, rows: int, device: Device, dropout: bool) -> Weighed | None:
+    """The layout that `plan` would recommend; None where none fits."""
+    weighed = _weighed(shape, seq, gpus, rows, device, dropout)
+    fitting = [found for found in weighed if found[1].total <= ROOM * device.memory]
+    return min(fitting, key=_order) if fitting else None
+
+
 def _order(found: Weighed) -> tuple[float, int]:
     """Faster a row first; within 2 % the one with fewer kinds of cut."""
     layout, _, step = found
@@ -137,6 +144,8 @@ def assumptions(device: Device) -> list[tuple[str, str, str]]:
         ("pipeline", f"1F1B with up to {layouts.INTERLEAVED} pieces a stage", "Narayanan et al. 2021"),
         ("messages", f"tensor ranks' are not hidden, data ranks' behind {speed.HIDDEN:.0%} of the passes",
          "a round guess that meets published runs"),
+        ("hops", f"{speed.HOP_LINK * 1e6:.3g} us in a node, {speed.HOP_NETWORK * 1e6:.3g} us between nodes, a block "
+         "and message once round the ring", "the latencies in NCCL's tuning model, rings"),
         ("tokens in a step", "0.5M to 16M by size, or --batch-tokens", "Brown et al. 2020, table 2.1"),
         ("time lost to failures and evaluation", "none", "Llama 3 (Dubey et al. 2024) reports 90 % effective time"),
     ]  # fmt: skip
