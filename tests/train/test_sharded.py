@@ -159,11 +159,14 @@ def gradients(spec: dict[str, Any]) -> None:
     """Of each family's tiny model, spread and whole, from the same row; rank 0 leaves how far they are apart."""
     from importlib import import_module
 
+    from modelworks.data.order import Order
     from modelworks.nn.context import spread_context
     from modelworks.train.optim import Optimizer
-    from modelworks.train.sharded import Plan, Shards, gathered, like
+    from modelworks.train.sharded import Plan, Shards, arrange, gathered, like
 
-    settings = TrainSettings(steps=1, parallel=Parallel(**spec["parallel"]))
+    settings = TrainSettings(steps=1, parallel=arrange(Parallel(**spec["parallel"])))
+    order = Order(9, 2, 1)
+    assert (order.rank, order.world) == (0, 1)  # both work on all rows
     lines = []
     for family in families():
         config = import_module(f"contracts.tiny.{family}").BASE.model_copy(update={"dropout": 0.0})

@@ -57,8 +57,8 @@ class Stream:
     ) -> None:
         self.lengths, self.grouping, self.seed, self.each, self.facts = lengths, grouping, seed, each, facts
         self.size = window or WINDOW
-        self.rank = distributed.rank() if rank is None else rank
-        self.world = distributed.world_size() if world is None else world
+        self.rank = distributed.share() if rank is None else rank
+        self.world = distributed.shares() if world is None else world
         self.epoch = self.window = self.group = 0  # the next group of the stream
         self._made: tuple[int, int] | None = None
         self._groups: list[Group] = []
@@ -119,8 +119,8 @@ class Order:
         if count < 1:
             raise UserError("there is no example to learn from; check the data.")
         self.count, self.rows, self.seed = count, rows, seed
-        self.rank = distributed.rank() if rank is None else rank
-        self.world = distributed.world_size() if world is None else world
+        self.rank = distributed.share() if rank is None else rank
+        self.world = distributed.shares() if world is None else world
         self.position = 0  # examples given out so far, over all ranks and epochs
         self._epoch, self._order = -1, np.zeros(0, np.int64)
 

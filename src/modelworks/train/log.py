@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ..base.device import memory
-from ..base.distributed import is_main, world_size
+from ..base.distributed import is_main, shares, world_size
 from ..base.energy import Meter
 from ..base.log import Progress, progress
 from .hooks import Evaluate, Hook, Save
@@ -97,7 +97,7 @@ class Log(Hook):
         fresh = seconds / max(run.progress - spent, 1e-12)  # seconds of stepping that a whole budget takes
         self.step_seconds = fresh if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * fresh
         self._mark = (now, run.positions, run.progress)
-        return (run.positions - positions) * world_size() / seconds
+        return (run.positions - positions) * shares() / seconds
 
     def _in_window(self, run: Run, hook: Evaluate) -> bool:
         return 0 < hook.at < run.step <= hook.at + self.steps

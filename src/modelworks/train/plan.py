@@ -16,7 +16,7 @@ from torch import nn
 
 from ..base import device, files, seeds
 from ..base.device import DTYPES
-from ..base.distributed import is_main, world_size
+from ..base.distributed import is_main, shares
 from ..base.errors import DamagedError
 from ..base.log import duration
 from . import checkpoint, memory, tune
@@ -58,7 +58,7 @@ def _measured(run: Run) -> dict[str, Any]:
     try:
         batches = run.objective.batches(run.model)
         group = [run.take(next(batches)) for _ in range(run.settings.accumulate)]
-        weight = sum(batch.weight for batch in group) * world_size()
+        weight = sum(batch.weight for batch in group) * shares()
         steps = _steps(run, weight)
         memory.foresee(run, group[0])
         way, seconds = tune.choose(run, group, steps)
