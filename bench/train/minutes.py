@@ -169,8 +169,10 @@ def verdict(language: str, runs: list[dict[str, Any]]) -> str:
 
 
 def _threads(options: argparse.Namespace) -> dict[str, str]:
-    count = str(options.threads)
-    return {"OMP_NUM_THREADS": count, "MODELWORKS_THREADS": count, "HF_HUB_OFFLINE": "1"}
+    """What a process needs to know; the number is said to ours only where it is not the machine's own: it may choose."""
+    around = {"OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1"}
+    cores = len(os.sched_getaffinity(0))
+    return around if options.threads == cores else around | {"MODELWORKS_THREADS": str(options.threads)}
 
 
 def main() -> None:

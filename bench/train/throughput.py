@@ -111,7 +111,7 @@ def one(side: str, number: int, folder: Path, options: argparse.Namespace) -> di
     environment = about.get("environment")
     python = environments.python(environment) if environment else sys.executable
     around = {
-        "OMP_NUM_THREADS": str(options.threads), "MODELWORKS_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": str(options.threads), "HF_HUB_OFFLINE": "1",
         "TORCHINDUCTOR_CACHE_DIR": str(folder / f"compiled-{name}"), "MODELWORKS_CACHE": str(folder / f"known-{name}"),
     }  # fmt: skip
     seen = watched.run([str(python), str(PEERS / about["script"]), str(given)], out.with_suffix(".log"), around, LIMIT)

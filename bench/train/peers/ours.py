@@ -1,7 +1,7 @@
 """modelworks: the gpt2 family without dropout under our loop, AdamW like the others, formats and settings chosen here.
 
-What a user gets who sets nothing: `SETTINGS` holds only what asks for the machine's best. The text goes through the
-objective and the loader of `causal_lm`, as one document.
+What a user gets in a long run without setting a thing: `SETTINGS` holds only what asks for the machine's best. The
+text goes through the objective and the loader of `causal_lm`, as one document.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from modelworks.train.loop import train
 from modelworks.train.run import Run, start
 from modelworks.train.settings import TrainSettings
 
-SETTINGS: dict[str, Any] = {"dtype": "auto"}
+SETTINGS: dict[str, Any] = {"dtype": "auto", "tune": "full"}  # 'full': what a run of hours would try
 
 
 class Stamp(Hook):
