@@ -136,14 +136,20 @@ def test_a_spike_that_comes_again_takes_more_batches_along(tmp_path: Path) -> No
             shown = 6.0 * float(scar.detach().abs() > 0) * (step >= 43)
             return sums | {"loss": sums["loss"] + batch.weight * (scar + shown)}
 
+    def save(run: Run) -> None:
+        if 36 <= run.step <= 46:
+            checkpoint.save(run)
+
     said: list[str] = []
-    run = begin(tmp_path, Late({40}), log=said.append)
+    run = begin(tmp_path / "a", Late({40}), log=said.append)
     metrics = train(run)
     assert float(run.model.scar.detach()) == 0.0 and not run.stopped
     assert [line for line in said if line.startswith("back")] == [
         f"back to step 0, and on from there without the steps {steps}" for steps in ("42 to 43", "41 to 44", "38 to 45")
     ]
     assert metrics["skipped"] == 8
+    often = begin(tmp_path / "b", Late({40}), do=save)  # with a checkpoint at every step one far enough back is kept
+    assert result(often, train(often)) == result(run, metrics)
 
 
 def test_what_is_a_spike() -> None:
