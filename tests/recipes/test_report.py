@@ -220,6 +220,7 @@ def test_a_curve_is_drawn_where_its_numbers_are() -> None:
     where = {
         text: (float(x), float(y)) for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([\d.]+)<', svg)
     }
+    assert x1 > x0 and y1 < y0, "to the right and up: pixels count downwards"
     assert x0 == pytest.approx(where["0"][0], abs=0.2) and x1 == pytest.approx(where["4"][0], abs=0.2)
     assert y0 == pytest.approx(where["10"][1] - 4, abs=0.2) and y1 == pytest.approx(where["30"][1] - 4, abs=0.2)
 
