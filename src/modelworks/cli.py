@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ModelworksError as error:
         if debug:
             raise
-        if not _told(error):
+        if not error.told:
             print(f"modelworks: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
     except KeyboardInterrupt:
@@ -81,15 +81,6 @@ def _as_a_rank(options: argparse.Namespace, rest: list[str]) -> None:
             raise
         print(f"modelworks: rank {os.environ['RANK']} lost another rank or the network.", file=sys.stderr)
         sys.exit(1)
-
-
-def _told(error: ModelworksError) -> bool:
-    """True when somebody else says it: the launcher, or another rank that failed in the same way."""
-    if not _is_a_rank():
-        return False
-    from .train import cluster
-
-    return cluster.tell(error)
 
 
 def _parser() -> argparse.ArgumentParser:

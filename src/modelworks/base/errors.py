@@ -7,6 +7,8 @@ class ModelworksError(Exception):
     """Base of every error that we raise on purpose. Its text is one sentence: what, where, what to do."""
 
     exit_status = 1
+    told = False
+    """True when somebody else says it: the launcher of this process, or another one that failed alike."""
 
 
 class UserError(ModelworksError):

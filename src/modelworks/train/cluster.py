@@ -60,27 +60,36 @@ def joined() -> Iterator[None]:
         log.mute()
     if torch.cuda.is_available() and int(os.environ.get("LOCAL_RANK", "0")) < torch.cuda.device_count():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if not dist.is_initialized():  # Ray has done it already
-        _join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    yield
-    _part()
+    try:
+        if not dist.is_initialized():  # Ray has done it already
+            _join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+        yield
+    except ModelworksError as error:
+        error.told = tell(error)
+        _part(10)
+        raise
+    except SystemExit:
+        _part(10)
+        raise
+    _part(60)
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _join(rank: int, world: int) -> None:
     patience = float(os.environ.get(JOIN, "300"))
     place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    kept_by_launcher = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
         store = dist.TCPStore(  # type: ignore[attr-defined]
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
-            is_master=rank == 0 and not kept_by_launcher,
+            is_master=rank == 0 and not _kept_by_launcher(),
             timeout=timedelta(seconds=patience),
             wait_for_workers=False,
             multi_tenant=True,
         )
         name = _meet(store, rank, world, patience)
-    except (dist.DistError, RuntimeError, ValueError, OSError) as error:
+    except (dist.DistError, RuntimeError, ValueError, TypeError, OSError) as error:
         raise FailureError(
             f"rank {rank} of {world}: nothing answers at {place} within {patience:g} s; check that rank 0 runs, that "
             f"MASTER_ADDR and MASTER_PORT are right, and the firewall ({JOIN} sets the patience)."
@@ -132,15 +141,21 @@ def _meet(store: Store, rank: int, world: int, patience: float) -> str:
     )
 
 
-def _part() -> None:
-    """Leave in good order: the one that keeps the store goes last."""
-    if world_size() > 1:
-        store = _store()
-        store.add("parted", 1)
-        end = time.monotonic() + 60
-        while rank() == 0 and store.add("parted", 0) < world_size() and time.monotonic() < end:
+def _part(patience: float) -> None:
+    """Leave in good order: the one that keeps the store goes last, so that the others can read why."""
+    if world_size() == 1:
+        return
+    with contextlib.suppress(RuntimeError):
+        store, end = _store(), time.monotonic() + patience
+        gone = store.add("parted", 1)
+        while rank() == 0 and not _kept_by_launcher() and gone < world_size() and time.monotonic() < end:
             time.sleep(0.02)
-        dist.destroy_process_group()
+            gone = store.add("parted", 0)
+
+
+def _kept_by_launcher() -> bool:
+    """True where torch's agent keeps the store, beyond the life of any rank."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _store() -> Store:
