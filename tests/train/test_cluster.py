@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,6 +70,7 @@ def pair(folder: Path, work: Callable[[Path], None], *, stale: bool = False) -> 
                 names = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
                          cluster.JOIN: "20", "GLOO_SOCKET_IFNAME": "lo", "LOCAL_WORLD_SIZE": "2"}  # fmt: skip
                 os.environ.update(names | ({"TORCHELASTIC_USE_AGENT_STORE": "True"} if stale else {}))
+                time.sleep(0.5 if stale and rank == 0 else 0)  # the other one reads what is old first
                 with cluster.joined():
                     work(folder / str(rank))
                 status = 0
