@@ -102,6 +102,7 @@ def test_where_checkpoints_stand_changes_nothing(tmp_path: Path, calm: tuple[Any
     def save(run: Run) -> None:
         if run.step in saves:
             checkpoint.save(run)
+        assert all(checkpoint.step_of(path) <= run.step for path in checkpoint.found(tmp_path))  # none of another past
 
     run = begin(tmp_path, Poisoned({40}), do=save)
     assert result(run, train(run)) == calm
