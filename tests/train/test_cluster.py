@@ -47,6 +47,9 @@ def test_a_rank_that_cannot_reach_the_others(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MASTER_PORT", "70000")
     with pytest.raises(FailureError, match=r"nothing answers at 127.0.0.1:70000"), cluster.joined():
         raise AssertionError
+    monkeypatch.delenv("MASTER_PORT")
+    with pytest.raises(UserError, match="one of 2 processes, and MASTER_PORT is not set"), cluster.joined():
+        raise AssertionError
 
 
 def pair(folder: Path, work: Callable[[Path], None], *, stale: bool = False) -> list[str]:

@@ -19,6 +19,7 @@ PACKAGES = {
     "steps": "modelworks.data.steps",
     "verbs": "modelworks.recipes.stages",
     "exports": "modelworks.recipes.exports",
+    "jobs": "modelworks.recipes.jobs",
 }
 KINDS = [*PACKAGES, "presets", "recipes"]
 

@@ -44,17 +44,24 @@ _turn = 0  # questions asked at the store so far: every rank asks the same ones 
 
 def expected() -> bool:
     """True when the environment says that this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= set(os.environ)
+    return int(os.environ.get("WORLD_SIZE") or 1) > 1 and "RANK" in os.environ
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[None]:
     """Around the work of one rank: it has met the others, computes on its own device, and only rank 0 speaks.
 
-    Raises FailureError when the others cannot be reached, naming those that did not come.
+    Raises FailureError when the others cannot be reached, naming those that did not come, UserError where the
+    environment does not say where they are.
     """
     global _turn
     _turn = 0
+    missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if missing and not dist.is_initialized():
+        raise UserError(
+            f"RANK and WORLD_SIZE say that this is one of {os.environ['WORLD_SIZE']} processes, and {missing[0]} is "
+            "not set: start them with torchrun, set it, or unset WORLD_SIZE."
+        )
     _hold_on_to_the_launcher()
     if int(os.environ["RANK"]):
         log.mute()
