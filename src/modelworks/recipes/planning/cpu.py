@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from ...base.device import has_fast_bfloat16, set_threads
+from ...base.energy import WATTS_A_CORE
 from ...base.errors import UserError
 from ...nn.arithmetic import Shape
 from . import here
 from .hardware import Device
-
-WATTS_A_CORE = 10.0
 
 
 def training(shape: Shape, seq: int, rows: int, tokens: float, dtype: str | None, dropout: float) -> dict[str, Any]:
