@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-SETTLED = 300  # steps in which Muon's momentum reaches its value
+SETTLED = 600  # steps in which Muon's momentum reaches its value
 FLOOR = 0.1  # where the cosine ends, as in most published runs (GPT-3, Llama); linear and wsd go down to zero
 
 
