@@ -154,6 +154,16 @@ def test_a_batch_larger_than_memory_is_halved_beforehand(tmp_path: Path, monkeyp
         memory.foresee(run, batch)
 
 
+def test_the_plan_finds_it_out_and_a_restart_knows(tmp_path: Path) -> None:
+    """The trial steps run out of memory: the plan says in how many parts, also to a run that died before it saved."""
+    for trial in range(2):
+        said: list[str] = []
+        run = start(build(), Tight(4, MemoryError()), SETTINGS, tmp_path, log=said.append)
+        assert run.guard.parts == run.plan["parts"] == 2 and run.plan["dtype"] == "float32"
+        assert sum("memory ran out with 8 rows" in line for line in said) == 1 - trial
+        run.closing.close()
+
+
 SCRIPT = """
 import resource, sys, torch
 from train.test_memory import Wide

@@ -60,11 +60,14 @@ def _measured(run: Run) -> dict[str, Any]:
         group = [run.take(next(batches)) for _ in range(run.settings.accumulate)]
         weight = sum(batch.weight for batch in group) * shares()
         steps = _steps(run, weight)
+        if run.settings.dtype != "auto":
+            run.dtype = DTYPES[run.settings.dtype]
         memory.foresee(run, group[0])
+        loss = tune.gradients(run, group)  # and halves that fit, before anything is timed
+        run.optimizer.clear()
         way, seconds = tune.choose(run, group, steps)
         step = seconds[str(way)]
         peak = device.matmul_peak(DTYPES[way.dtype], run.device.type)
-        loss = tune.gradients(run, group)
     finally:
         checkpoint.load_model(run.model, weights, run.folder)
         run.optimizer.forget()
