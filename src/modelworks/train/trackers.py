@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..base import files
 from ..base.distributed import is_main
-from ..base.errors import UserError
+from ..base.errors import FailureError, UserError
 
 FLUSH = 5.0  # seconds for which TensorBoard's curves may lag
 WAITING = 1000  # records that TensorBoard is given again after its disk was full
@@ -189,14 +189,18 @@ class TensorBoard(Tracker):
         again = self.opened is None
         self._waiting.append(add)
         try:
+            if self.trouble:  # is there space again? The writer's thread would complain about it at length
+                files.write_bytes(self.folder / "space", bytes(2**16))
+                (self.folder / "space").unlink()
             for one in list(self._waiting) if again else [add]:
                 one(self.writer)
             if again or time.monotonic() - self._flushed > FLUSH:
                 self.writer.flush()
                 self._waiting.clear()
                 self._flushed, self.trouble = time.monotonic(), ""
-        except OSError as error:
-            self.trouble = f"{self.folder}: {error.strerror}"
+        except (OSError, FailureError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            self.trouble = f"{self.folder}: {cause.strerror if isinstance(cause, OSError) else error}"
             self.close()
 
     def close(self) -> None:
