@@ -127,6 +127,72 @@ void rms_backward(const T* grad, const T* x, const T* weight, const float* scale
     for (i64 i = 0; i < d; ++i) to_weight[i] += shares[size_t(t) * d + i];
 }
 
+// y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias over rows of d numbers (bias may be null); `mean` and `scale`
+// keep what a row was moved and multiplied by.
+template <class T>
+void layer_forward(const T* x, const T* weight, const T* bias, T* y, float* mean, float* scale, i64 rows, i64 d,
+                   float eps) {
+#pragma omp parallel for schedule(static) if (rows * d > SMALL)
+  for (i64 r = 0; r < rows; ++r) {
+    const T* in = x + r * d;
+    T* out = y + r * d;
+    float sum = 0, square = 0;
+#pragma omp simd reduction(+ : sum)
+    for (i64 i = 0; i < d; ++i) sum += load(in[i]);
+    float m = sum / d;
+#pragma omp simd reduction(+ : square)
+    for (i64 i = 0; i < d; ++i) { float v = load(in[i]) - m; square += v * v; }
+    float s = 1.0f / __builtin_sqrtf(square / d + eps);
+    mean[r] = m;
+    scale[r] = s;
+    if (bias) {
+#pragma omp simd
+      for (i64 i = 0; i < d; ++i) store(out[i], (load(in[i]) - m) * s * load(weight[i]) + load(bias[i]));
+    } else {
+#pragma omp simd
+      for (i64 i = 0; i < d; ++i) store(out[i], (load(in[i]) - m) * s * load(weight[i]));
+    }
+  }
+}
+
+// n = (x - mean) s: to_x = s (g w - mean(g w) - n mean(g w n)); to_weight sums g n, to_bias sums g (each [d]).
+template <class T>
+void layer_backward(const T* grad, const T* x, const T* weight, const float* mean, const float* scale, T* to_x,
+                    float* to_weight, float* to_bias, i64 rows, i64 d) {
+  int threads = rows * d > SMALL ? omp_get_max_threads() : 1;
+  std::vector<float> shares(size_t(threads) * 2 * d, 0.0f);
+#pragma omp parallel num_threads(threads)
+  {
+    float *share = shares.data() + i64(omp_get_thread_num()) * 2 * d, *other = share + d;
+#pragma omp for schedule(static)
+    for (i64 r = 0; r < rows; ++r) {
+      const T *g = grad + r * d, *in = x + r * d;
+      T* out = to_x + r * d;
+      float m = mean[r], s = scale[r], along = 0, sum = 0;
+#pragma omp simd reduction(+ : along, sum)
+      for (i64 i = 0; i < d; ++i) {
+        float normal = (load(in[i]) - m) * s, slope = load(g[i]), wide = slope * load(weight[i]);
+        share[i] += slope * normal;
+        other[i] += slope;
+        along += wide * normal;
+        sum += wide;
+      }
+      along /= d;
+      sum /= d;
+#pragma omp simd
+      for (i64 i = 0; i < d; ++i)
+        store(out[i], s * (load(g[i]) * load(weight[i]) - sum - (load(in[i]) - m) * s * along));
+    }
+  }
+  memset(to_weight, 0, sizeof(float) * d);
+  memset(to_bias, 0, sizeof(float) * d);
+  for (int t = 0; t < threads; ++t)
+    for (i64 i = 0; i < d; ++i) {
+      to_weight[i] += shares[size_t(t) * 2 * d + i];
+      to_bias[i] += shares[size_t(t) * 2 * d + d + i];
+    }
+}
+
 // Pairs (i, i + half) of each head turned by the angle of its position: x [rows, heads, 2 half] with `stride` numbers
 // from one row to the next; cos and sin [period, 2 half], sin's first half negative; a row's place is row % period.
 template <class T>
@@ -167,6 +233,10 @@ BOTH(gated_backward, T4, gated_backward(grad, gate, up, to_gate, to_up, n))
 BOTH(rms_forward, T5, rms_forward(x, weight, y, scale, rows, d, eps))
 #define T6(T) (const T* grad, const T* x, const T* weight, const float* scale, T* to_x, float* to_weight, i64 rows, i64 d)
 BOTH(rms_backward, T6, rms_backward(grad, x, weight, scale, to_x, to_weight, rows, d))
+#define T8(T) (const T* x, const T* weight, const T* bias, T* y, float* mean, float* scale, i64 rows, i64 d, float eps)
+BOTH(layer_forward, T8, layer_forward(x, weight, bias, y, mean, scale, rows, d, eps))
+#define T9(T) (const T* grad, const T* x, const T* weight, const float* mean, const float* scale, T* to_x, float* to_weight, float* to_bias, i64 rows, i64 d)
+BOTH(layer_backward, T9, layer_backward(grad, x, weight, mean, scale, to_x, to_weight, to_bias, rows, d))
 #define T7(T) (const T* x, const float* cos, const float* sin, T* y, i64 rows, i64 heads, i64 half, i64 stride, i64 period)
 BOTH(turn, T7, turn(x, cos, sin, y, rows, heads, half, stride, period))
 }

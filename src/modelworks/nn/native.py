@@ -40,17 +40,17 @@ def usable(*tensors: Tensor) -> bool:
     )
 
 
-def call(name: str, like: Tensor, *arguments: Tensor | int | float) -> None:
-    """Run a kernel in the format of `like`; tensors go as pointers, numbers as int64 or float32."""
+def call(name: str, like: Tensor, *arguments: Tensor | int | float | None) -> None:
+    """Run a kernel in the format of `like`; tensors go as pointers (None as null), numbers as int64 or float32."""
     loaded = library()
     assert loaded is not None
     function = getattr(loaded, name + SUFFIXES[like.dtype])
     function(*[_plain(argument) for argument in arguments])
 
 
-def _plain(value: Tensor | int | float) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
+def _plain(value: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_float:
+    if value is None or isinstance(value, Tensor):
+        return ctypes.c_void_p(None if value is None else value.data_ptr())
     return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)
 
 

@@ -88,8 +88,34 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == self.weight.dtype == matrix_dtype(x):  # torch's kernel widens by itself
-            return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-        bias = None if self.bias is None else self.bias.float()
-        normal = F.layer_norm(x.float(), self.weight.shape, self.weight.float(), bias, self.eps)
+        if torch.is_grad_enabled() and x.dtype == matrix_dtype(x) and native.usable(x, self.weight):
+            return NativeLayer.apply(x, self.weight, self.bias, self.eps)
+        wide = wide_dtype(x)
+        bias = None if self.bias is None else self.bias.to(wide)
+        normal = F.layer_norm(x.to(wide), self.weight.shape, self.weight.to(wide), bias, self.eps)
         return normal.to(matrix_dtype(x))
+
+
+class NativeLayer(torch.autograd.Function):
+    """Layer norm in one pass forward and one back (kernels.cpp); torch's rounds its slopes to bfloat16 between."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+        y, mean = torch.empty_like(x), x.new_empty(x.shape[:-1], dtype=torch.float32)
+        scale = torch.empty_like(mean)
+        native.call("layer_forward", x, x, weight, bias, y, mean, scale, mean.numel(), x.shape[-1], eps)
+        ctx.save_for_backward(x, weight, mean, scale)
+        ctx.biased = bias is not None
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        x, weight, mean, scale = ctx.saved_tensors
+        grad, to_x = grad.to(x.dtype).contiguous(), torch.empty_like(x)
+        sums = torch.empty(2, x.shape[-1])
+        native.call(
+            "layer_backward", x, grad, x, weight, mean, scale, to_x, sums[0], sums[1], mean.numel(), x.shape[-1]
+        )
+        to_weight, to_bias = sums.to(weight.dtype)
+        return to_x, to_weight, to_bias if ctx.biased else None, None
