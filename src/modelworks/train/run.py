@@ -80,8 +80,8 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
-        return next(self.model.parameters()).device
+        """Where the model computes."""
+        return next(self.model.parameters()).device if self.shards is None else self.shards.device
 
     @property
     def progress(self) -> float:

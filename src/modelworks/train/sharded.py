@@ -83,7 +83,7 @@ class Shards:
         self.model, self.dtype = model, dtype
         memo: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
         self._shape = copy.deepcopy(model, memo)  # the ordinary model, without its numbers
-        device = next(model.parameters()).device
+        self.device = device = next(model.parameters()).device  # of the work; shards may wait in main memory
         self.mesh, rows = _meshes(sizes, device.type)
         self.partial: set[str] = set()
         rates = {name: p.rate for name, p in model.named_parameters() if hasattr(p, "rate")}
@@ -110,13 +110,18 @@ class Shards:
 
     def norm(self, parameters: list[nn.Parameter]) -> Tensor:
         """Norm of the whole gradient, each of its numbers counted once however many ranks hold it."""
-        total = torch.zeros((), dtype=torch.float64)
+        sizes, holders = [], []
         for stand_in in parameters:
-            if stand_in.grad is not None and stand_in.grad.numel():
+            if stand_in.grad is not None:
                 wide = torch.promote_types(stand_in.grad.dtype, torch.float32)
-                size = torch.linalg.vector_norm(stand_in.grad, dtype=wide).double().cpu()
-                total += size.square() / _holders(stand_in)
-        dist.all_reduce(total)
+                sizes.append(torch.linalg.vector_norm(stand_in.grad, dtype=wide))
+                holders.append(float(_holders(stand_in)))
+        if not sizes:
+            return torch.zeros(())
+        squares = torch.stack(sizes).double().square()
+        total = (squares / torch.tensor(holders, dtype=torch.float64, device=squares.device)).sum()
+        if distributed.world_size() > 1:
+            dist.all_reduce(total)
         return total.sqrt()
 
     @torch.no_grad()
@@ -185,6 +190,10 @@ def _meshes(sizes: Parallel, device: str) -> tuple[DeviceMesh, DeviceMesh]:
     rows x context x tensor."""
     from torch.distributed.device_mesh import init_device_mesh
 
+    if not dist.is_initialized():  # one process whose parameters wait in main memory
+        kinds = "gloo" if device == "cpu" else f"cpu:gloo,{device}:nccl"
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(kinds, store=store, rank=0, world_size=1)
     shape = (sizes.data, sizes.fsdp * sizes.context, sizes.tensor)
     rows = (sizes.data * sizes.fsdp, sizes.context, sizes.tensor)
     return (
