@@ -35,7 +35,7 @@ def workers(since: set[int]) -> list[int]:
 
 @needs_ray
 @pytest.mark.small
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_killed_worker_changes_no_bit(tmp_path: Path) -> None:
     recipe, documents = tiny.write(tmp_path, tiny.RECIPE.replace("steps: 12", "steps: 60"))
     words = ["run", recipe, "--set", f"data={documents}", "--devices", 2]
@@ -59,7 +59,7 @@ def test_a_killed_worker_changes_no_bit(tmp_path: Path) -> None:
 
 @needs_ray
 @pytest.mark.small
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_mistakes_on_a_cluster(tmp_path: Path) -> None:
     """What a worker says in a sentence is told by the launcher and not tried again; too many devices are refused."""
     recipe, documents = tiny.write(tmp_path)
