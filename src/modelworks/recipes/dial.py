@@ -1,10 +1,11 @@
 """One dial: `size` settles a decoder's shape and how it is trained; whatever is set beside it wins.
 
 N is what the blocks hold, tables aside (a tokenizer's vocabulary is chosen apart). Shapes: N = 12 L d^2 with a width
-of 48 to 64 for each layer, as the presets have it. Rates: Muon's is the same for every width and AdamW's too, since
-`train/optim.py` slows the head by the width (`bench/train/transfer.py` shows both). The rows of a step grow with the
-tokens of the run, and the rates with the root of the rows (`bench/train/sweep.py` settled the exponents for 0.3M to
-30M parameters; Hoffmann et al. 2022 the tokens).
+of 48 for each layer. Rates know nothing of the width: Muon's fits all, and AdamW's too, since `train/optim.py` slows
+the head (`bench/train/transfer.py` shows both). They fall with the steps of the run, and the rows of a step grow with
+its tokens. Measured with `bench/train/sweep.py`: shape, rows and rates at 0.25M parameters and 300 steps. The exponents
+from there on lean on what is published (batch: a power of the tokens whatever the size, Bergsma et al. 2025, arXiv
+2505.13738; tokens: Hoffmann et al. 2022), so at 30M they are a start and no optimum.
 """
 
 from __future__ import annotations
@@ -68,9 +69,9 @@ def training(size: int, max_len: int, tokens: int = 0) -> dict[str, Any]:
     return {
         "tokens": tokens,
         "rows": rows,
-        "learning_rate": 0.007,
-        "matrix_learning_rate": 0.02,
+        "learning_rate": round(max(0.002, min(0.018, 0.018 * (steps / 300) ** -0.4)), 5),
+        "matrix_learning_rate": round(max(0.008, min(0.035, 0.035 * (steps / 300) ** -0.25)), 5),
         "weight_decay": 0.0 if steps < 1000 else 0.1,
-        "warmup_steps": max(5, min(200, round(steps / 20))),
+        "warmup_steps": max(10, min(200, round(steps / 40))),
         "schedule": "linear",
     }
