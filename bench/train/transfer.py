@@ -62,6 +62,8 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
             (line,) = axis.semilogx(row["rates"], row["losses"], marker="o", label=f"width {row['width']}")
             axis.axvline(row["optimum"], color=line.get_color(), alpha=0.3)
         axis.set_xlabel(name)
+        axis.set_xticks(KINDS[kind][1], [f"{rate:g}" for rate in KINDS[kind][1]])
+        axis.minorticks_off()
         axis.set_title(kind)
         axis.legend()
     axes[0].set_ylabel("loss on held-out windows")
