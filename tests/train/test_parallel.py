@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from modelworks.train.settings import TrainSettings
 
+pytestmark = pytest.mark.timeout(600)  # ranks of a machine that is busy wait for each other
 SCRIPT = Path(__file__)
 STEPS = 8
 
