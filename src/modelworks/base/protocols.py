@@ -132,7 +132,7 @@ class Context:
     `start` returns a fresh frozen copy of the model that training starts from (the reference of DPO);
     `inner(name, config)` builds another objective (adversarial training wraps one);
     `augment(messages, seed)` may change a conversation before it is encoded (typed noise), the same way for
-    the same seed.
+    the same seed; `workers` threads make batches ahead (0: none), which changes none of them.
     """
 
     data: Path
@@ -143,3 +143,4 @@ class Context:
     start: Callable[[], nn.Module] | None = None
     inner: Callable[[str, dict[str, Any]], Objective] | None = None
     augment: Callable[[list[dict[str, str]], int], list[dict[str, str]]] | None = None
+    workers: int = 0

@@ -123,7 +123,7 @@ def build(config: Config, context: Context) -> Objective:
             validation = Loader(Documents(data, c.tokenizer.eos, c.max_len), rows, c.max_len, c.seed, rank=0, world=1)
             size = data.bytes
             doubts.told_overlap(doubts.overlap(train, data), data.n_documents, "documents")
-    loader = Loader(Documents(train, c.tokenizer.eos, c.max_len), c.rows, c.max_len, c.seed)
+    loader = Loader(Documents(train, c.tokenizer.eos, c.max_len), c.rows, c.max_len, c.seed, workers=c.workers)
     doubts.told_small(loader)
     return CausalLM(loader, validation, size, unigram(train))
 

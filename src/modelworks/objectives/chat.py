@@ -97,7 +97,7 @@ def build(config: Config, context: Context) -> Objective:
             validation = Loader(held_out, c.rows, c.max_len, c.seed, rank=0, world=1)
             shared = doubts.same((messages for _, messages in talks), (messages for _, messages in records))
             doubts.told_overlap(shared, len(records), "conversations")
-    loader = Loader(train, c.rows, c.max_len, c.seed)
+    loader = Loader(train, c.rows, c.max_len, c.seed, workers=c.workers)
     doubts.told_small(loader)
     return Chat(loader, validation)
 

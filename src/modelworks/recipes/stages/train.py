@@ -63,6 +63,8 @@ class Own(Settings):
     """Train only an adapter on the model: a kind (lora ...), or {kind: NAME, and its settings}."""
     device: str = "auto"
     """Where to compute."""
+    workers: Count = Field(0, ge=0, le=64)
+    """Threads that lay batches ahead of the model (0: none); order, result and place to resume stay the same."""
 
 
 class Config(Settings):
@@ -270,6 +272,7 @@ def _objective(config: Config, job: Job, tokenizer: Any, original: nn.Module | N
         max_len=config.own.max_len,
         rows=config.train.rows,
         seed=seeds.derive(job.seed, "data") % 2**32,
+        workers=config.own.workers,
     )
 
     def inner(name: str, values: dict[str, Any]) -> Objective:
