@@ -190,6 +190,8 @@ def verdicts(shape: str, found: dict[str, dict[str, Any]]) -> list[str]:
     out = []
     others = {side: values for side, values in found.items() if side != "ours"}
     for what, goal in TARGETS[shape].items():
+        if what in ("best", "memory") and not others:
+            continue
         if what == "share":
             value, words = statistics.median(found["ours"]["share"]), f"share of peak at least {goal:.0%}"
         elif what == "memory":
