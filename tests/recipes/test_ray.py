@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from modelworks.base.errors import UserError
-from modelworks.train import ray_cluster
+from modelworks.base.errors import FailureError, UserError
+from modelworks.train import cluster, ray_cluster
 
 from . import tiny
 
@@ -91,3 +93,93 @@ def test_an_address_that_does_not_answer(address: str, says: str) -> None:
 def test_without_ray() -> None:
     with pytest.raises(UserError, match=r"pip install 'modelworks\[cluster\]'"):
         ray_cluster.launch("modelworks.cli", [], 2, "local")
+
+
+class Fake(types.ModuleType):
+    """A Ray whose workers do what the test says, one thing for each time that they are started."""
+
+    def __init__(self, ends: list[tuple[int, str] | Exception | None]) -> None:
+        super().__init__("ray")
+        self.ends, self.started, self.down = ends, 0, False
+
+    def install(self, patch: pytest.MonkeyPatch) -> None:
+        fake = self
+
+        class Failed(Exception):
+            pass
+
+        class Trainer:
+            def __init__(self, worker: object, train_loop_config: dict[str, Any], **_: object) -> None:
+                self.listener = train_loop_config["listener"]
+
+            def fit(self) -> None:
+                fake.started += 1
+                end = fake.ends.pop(0)
+                if isinstance(end, tuple):
+                    self.listener.tell.remote(*end)
+                if end is not None:
+                    raise Failed
+
+        def keep(**_: object) -> None:
+            return None
+
+        names = {
+            "ray": self, "ray.train": types.SimpleNamespace(RunConfig=keep, ScalingConfig=keep),
+            "ray.train.torch": types.SimpleNamespace(TorchConfig=keep, TorchTrainer=Trainer),
+            "ray.train.v2.api.exceptions": types.SimpleNamespace(TrainingFailedError=Failed),
+        }  # fmt: skip
+        for name, module in names.items():
+            patch.setitem(sys.modules, name, module)
+
+    def init(self, **_: object) -> None: ...
+
+    def shutdown(self) -> None:
+        self.down = True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 2.0}
+
+    def get(self, value: object) -> object:
+        return value
+
+    def remote(self, **_: object) -> Any:
+        def wrapped(cls: type) -> Any:
+            made = cls()
+            calls = {name: types.SimpleNamespace(remote=getattr(made, name)) for name in ("tell", "told")}
+            return types.SimpleNamespace(remote=lambda: types.SimpleNamespace(**calls))
+
+        return wrapped
+
+
+@pytest.mark.parametrize(
+    ("ends", "started", "outcome"),
+    [
+        ([None], 1, 0),
+        ([OSError(), OSError(), None], 3, 0),
+        ([OSError(), (143, "")], 2, 143),
+        ([(2, "the data is not there.")], 1, UserError),
+        ([OSError(), (1, "the disk is full.")], 2, FailureError),
+        ([OSError()] * 4, 4, FailureError),
+    ],
+)
+def test_what_a_cluster_starts_again(
+    ends: list[Any], started: int, outcome: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fake = Fake(list(ends))
+    fake.install(monkeypatch)
+    if isinstance(outcome, int):
+        assert ray_cluster.launch("modelworks.cli", [], 2, "local") == outcome
+    else:
+        with pytest.raises(outcome, match=r"the data is|the disk is|workers died 4 times"):
+            ray_cluster.launch("modelworks.cli", [], 2, "local")
+    assert fake.started == started and fake.down
+    with pytest.raises(UserError, match="the cluster at local has 2 cores; ask for 1 to 2"):
+        ray_cluster.launch("modelworks.cli", [], 3, "local")
+
+
+def test_a_worker_tells_its_sentence_to_the_listener(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[tuple[int, str]] = []
+    monkeypatch.setattr(cluster, "listener", lambda status, sentence: heard.append((status, sentence)))
+    assert cluster.tell(UserError("a mistake.")) and heard == [(2, "a mistake.")]
+    assert cluster.lost(RuntimeError("gloo: Connection closed by peer")) and len(heard) == 1
