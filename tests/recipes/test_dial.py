@@ -44,6 +44,8 @@ def test_what_is_set_wins() -> None:
     assert (config.train.learning_rate, config.train.rows, config.train.steps, config.train.tokens) == (0.5, 3, 7, 0)
     assert config.own.model["n_layers"] == 9 and config.own.model["d_model"] == stage(size="3M").own.model["d_model"]
     assert stage(size="3M", tokens="1M").train.rows < stage(size="3M").train.rows  # a short run takes smaller steps
+    short = stage(size="300k", steps=260, max_len=64).train
+    assert 20 <= short.rows <= 28 and short.steps == 260 and short.tokens == 0  # about what char-lm was tuned to
     narrow, wide = (stage(size=size, tokens="2M").train for size in ("300k", "30M"))
     assert narrow == wide  # for the same tokens the same training: rates fit every width
 

@@ -18,6 +18,7 @@ from ..base.errors import UserError
 
 SMALLEST, LARGEST = 100_000, 100_000_000
 TOKENS_PER_PARAMETER = 20
+BATCH, AT_TOKENS, POWER = 1536, 400_000, 0.35  # tokens in a step of a run over so many, and how they grow with them
 ASPECT = 48
 """Width for each layer; the shallower of two equal models is quicker on a processor, and no worse below 30M."""
 
@@ -37,7 +38,10 @@ def turn(given: dict[str, Any], where: str) -> dict[str, Any]:
     model = given.get("model") or {}
     if not isinstance(model, dict) or {"preset", "family"} & set(model):
         raise UserError(f"{where}: size makes a fresh model, so name no model beside it, or leave size out.")
-    out = training(int(size), int(parse_count(given.get("max_len", 256))), parse_count(given.get("tokens", 0)))
+    tokens, steps = (int(parse_count(given.get(budget) or 0)) for budget in ("tokens", "steps"))
+    if steps and not tokens:  # as many as give so many steps of the batch that they ask for
+        tokens = round(steps * (BATCH * (steps / AT_TOKENS) ** POWER) ** (1 / (1 - POWER)))
+    out = training(int(size), int(parse_count(given.get("max_len", 256))), tokens)
     out |= {key: value for key, value in given.items() if key != "model"} | {"model": shape(int(size)) | model}
     if given.get("steps") and not given.get("tokens"):
         out["tokens"] = 0
@@ -63,7 +67,7 @@ def shape(size: int) -> dict[str, Any]:
 def training(size: int, max_len: int, tokens: int = 0) -> dict[str, Any]:
     """Tokens, rows, rates, decay and warm-up of a run of that size (of so many tokens, where they are given)."""
     tokens = tokens or TOKENS_PER_PARAMETER * size
-    batch = 1536 * (tokens / 300_000) ** 0.35  # tokens in a step
+    batch = BATCH * (tokens / AT_TOKENS) ** POWER  # tokens in a step
     rows = max(1, round(batch / max_len))
     steps = tokens / (rows * max_len)
     return {
