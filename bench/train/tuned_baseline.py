@@ -42,7 +42,7 @@ GRID: dict[str, list[Any]] = {
     "decay": [0.1, 0.0, 0.5],
     "clip": [1.0, 0.0],
 }
-TUNED = START | {"rate": 4e-3, "schedule": "wsd", "beta2": 0.98}
+TUNED = START | {"rate": 4e-3, "schedule": "wsd", "beta2": 0.98, "warmup": 0.02, "decay": 0.0}
 
 
 def factor(kind: str, done: float, warmup: float) -> float:
