@@ -6,6 +6,8 @@
                                   state.json              counts, hooks, the objective's and the loader's place
                                   manifest.json           size and SHA-256 of each, written last
 
+Of a model that lies on several ranks `shard-*.safetensors`, one a rank, stand in place of the first three (`reshard`).
+
 Safetensors and JSON only. The directory appears by one rename when everything in it is on the disk, the two
 newest are kept, and the newest whose hashes fit is the one that a restart takes. What is in state.json is plain
 data; its tensors stand in state.safetensors and leave a mark (`stored.pack`).
