@@ -198,3 +198,7 @@ def test_the_fastest_way_is_taken_and_kept(tmp_path: Path, monkeypatch: pytest.M
     run = start(Stacked(), Next(rows=8), settings, tmp_path / "a", log=silent)
     assert threads[-1] == 1 and run.dtype == torch.bfloat16
     run.closing.close()
+
+
+def test_off_may_be_yamls() -> None:
+    assert TrainSettings(steps=1, tune=False).tune == "off"

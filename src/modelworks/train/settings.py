@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ..base.config import Count, Settings
 
@@ -89,6 +89,11 @@ class TrainSettings(Settings):
 
     guard: Guarding = Guarding()
     """Spikes of the loss, replays, determinism."""
+
+    @field_validator("tune", mode="before")
+    @classmethod
+    def _off(cls, value: object) -> object:
+        return "off" if value is False else value  # YAML reads off as false
 
     @model_validator(mode="after")
     def _check(self) -> TrainSettings:
