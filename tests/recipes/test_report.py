@@ -8,6 +8,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ import yaml
 
 from modelworks.base.errors import DamagedError, UserError
 from modelworks.recipes import card, report
-from modelworks.recipes.report_parts import draw, facts, learning, numbers, page, plots
+from modelworks.recipes.report_parts import facts, learning, numbers, page, plots
 
 from . import example_run
 
+SVG = "{http://www.w3.org/2000/svg}"
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -101,6 +103,13 @@ def test_numbers_of_the_run_stand_in_it(reader: Reader) -> None:
     assert "do not balance" not in text
 
 
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine without matplotlib; also ten times as fast."""
+    monkeypatch.setattr("modelworks.recipes.report_parts.plots.available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_plots")
 def test_a_ledger_that_does_not_balance_is_said(tmp_path: Path) -> None:
     run = example_run.build(tmp_path)
     ledger = json.loads((run / "pages" / "ledger.json").read_text())
@@ -138,6 +147,7 @@ def test_a_bare_artefact_is_enough(tmp_path: Path) -> None:
     assert "only" in text
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_unreadable_lines_are_counted_and_broken_json_is_an_error(tmp_path: Path) -> None:
     run = example_run.build(tmp_path)
     with open(run / "base" / "metrics.jsonl", "a") as file:
@@ -191,6 +201,7 @@ def test_what_the_curves_mean_in_words(validation: list[float], word: str) -> No
     assert ("were kept" in " ".join(learning.meaning(found, stopped=True))) == (word == "by heart")
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_energy_and_money_stand_with_what_they_rest_on(tmp_path: Path) -> None:
     run = example_run.build(tmp_path)
     for name, energy in (("base", 12.0), ("chat", 3.5)):
@@ -202,32 +213,80 @@ def test_energy_and_money_stand_with_what_they_rest_on(tmp_path: Path) -> None:
     assert "15.5" in reader.text and "0.15" in reader.text and "Energy: a counter. Money: a price." in reader.text
 
 
-@pytest.mark.parametrize("low, high", [(0, 1), (1.57, 4.6), (-0.03, 1.03), (3e-9, 4e-9), (10, 365), (0, 1.2e6), (2, 2)])
-def test_ticks_are_round_few_and_inside(low: float, high: float) -> None:
-    found = draw.ticks(low, high)
-    assert 1 <= len(found) <= 12 and all(low - 1e-9 <= tick <= high + 1e-9 for tick in found)
-    texts = [draw.words(tick, found[1] - found[0] if len(found) > 1 else 0) for tick in found]
-    assert len(set(texts)) == len(texts)
-    if len(found) > 1:
-        assert all(float(text.replace(",", "")) == pytest.approx(tick, rel=0.02) for text, tick in zip(texts, found))
+def ticks(root: ElementTree.Element, axis: str) -> dict[float, float]:
+    """Where the marks beside the numbers of an axis ("x" or "y") stand, in pixels."""
+    found = {}
+    for group in root.iter(f"{SVG}g"):
+        number = next(group.iter(f"{SVG}text"), None)
+        if number is not None and re.search(rf"-{axis}tick_\d+$", group.get("id", "")):
+            found[float(number.text or "")] = float([*group.iter(f"{SVG}use")][-1].get(axis, "nan"))
+    return found
+
+
+def paths(root: ElementTree.Element, colour: str) -> list[list[tuple[float, float]]]:
+    """The corners of every line of this colour, in pixels."""
+    drawn = [p.get("d", "") for p in root.iter(f"{SVG}path") if f"stroke: var(--{colour})" in p.get("style", "")]
+    return [[(float(x), float(y)) for x, y in re.findall(r"([\d.]+) ([\d.]+)", path)] for path in drawn]
 
 
 def test_a_curve_is_drawn_where_its_numbers_are() -> None:
-    """Pixels of a line, against the scale of the ticks beside it."""
+    """Pixels of a line, against the marks of the numbers beside it."""
     svg = plots.lines("x", {"a": [(0.0, 10.0, None, None), (4.0, 30.0, None, None)]}, "x", "y")
-    path = next(p for p in re.findall(r'<path d="([^"]*)" style="stroke: var\(--c1\)', svg))
-    (x0, y0), (x1, y1) = [tuple(map(float, pair.split())) for pair in path[1:].split("L")]
-    where = {
-        text: (float(x), float(y)) for x, y, text in re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([\d.]+)<', svg)
-    }
+    root = ElementTree.fromstring(svg)
+    ((x0, y0), (x1, y1)) = paths(root, "c1")[0]
+    across, up = ticks(root, "x"), ticks(root, "y")
     assert x1 > x0 and y1 < y0, "to the right and up: pixels count downwards"
-    assert x0 == pytest.approx(where["0"][0], abs=0.2) and x1 == pytest.approx(where["4"][0], abs=0.2)
-    assert y0 == pytest.approx(where["10"][1] - 4, abs=0.2) and y1 == pytest.approx(where["30"][1] - 4, abs=0.2)
+    assert x0 == pytest.approx(across[0], abs=0.2) and x1 == pytest.approx(across[4], abs=0.2)
+    assert y0 == pytest.approx(up[10], abs=0.2) and y1 == pytest.approx(up[30], abs=0.2)
 
 
-def test_the_report_needs_no_plotting_library() -> None:
-    code = "import sys, modelworks.recipes.report; print('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+def test_the_best_step_is_marked_where_it_is_and_the_gap_is_under_it() -> None:
+    validation = [(100.0, 2.0), (200.0, 1.0), (300.0, 1.5)]
+    gap, rate = [(100.0, 0.0), (200.0, 0.1), (300.0, 0.6)], [(0.0, 0.0), (400.0, 1.0)]
+    root = ElementTree.fromstring(plots.learning("x", [], validation, gap, validation[1], rate))
+    across = ticks(root, "x")
+    (line,) = paths(root, "soft")
+    assert [x for x, _ in line] == pytest.approx([across[200]] * 2, abs=0.2)
+    text = next(t for t in root.iter(f"{SVG}text") if t.text == "best 1.000 at step 200")
+    assert "end" in text.get("style", "") or float(text.get("x", 0)) > across[200]
+    found = next(path for path in paths(root, "c4") if len(path) == 3)
+    assert [x for x, _ in found] == pytest.approx([across[step] for step in (100, 200, 300)], abs=0.2)
+    assert found[0][1] > found[1][1] > found[2][1] > max(y for _, y in paths(root, "c2")[0]), "grows, under the losses"
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf"), 0.0, 3.0])
+def test_labels_and_losses_of_any_kind_are_drawn(loss: float) -> None:
+    """What matplotlib would take for a formula, what HTML would take for an attribute, Chinese, no numbers at all."""
+    words = '$x^ id="a" #0a0001 <b> \u4e2d\u6587'
+    svg = plots.intervals(words, [words], {words: [(loss, None, None)]})
+    svg += plots.learning(words, [(1, loss), (2, loss)], [(1, loss), (2, loss)], [(1, loss), (2, loss)])
+    reader = Reader()
+    reader.feed(svg)
+    assert reader.open == [] and reader.text.count(words) == 2 and "b" not in reader.tags
+    identifiers = [value for name, value in reader.attributes if name == "id"]
+    assert identifiers and all(re.fullmatch(r"[\w.-]+", value or "") for value in identifiers)
+
+
+def test_long_labels_leave_room_for_the_picture() -> None:
+    svg = plots.bars("x", [("\u4e2d" * 99, 1.0), ("a" * 99, 2.0)], "seconds")
+    left = min(ticks(ElementTree.fromstring(svg), "x").values())
+    assert left < 0.6 * 72 * plots.WIDTH and "\u2026" in svg
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_without_matplotlib_there_are_tables(run: Path) -> None:
+    text = report.text(facts.read(run))
+    assert "xz -9" in text and "matplotlib" in text and 'class="plot"' not in text
+
+
+def test_matplotlib_is_imported_for_pictures_only_and_never_its_windows(run: Path) -> None:
+    code = (
+        "import sys, pathlib\nfrom modelworks.recipes import report\nbefore = 'matplotlib' in sys.modules\n"
+        "report.write(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
+        "print(before, 'matplotlib' in sys.modules, 'matplotlib.pyplot' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(run), str(run.parent / "alone.html")]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.split() == ["False", "True", "False"]
 
 
 def test_suites_in_either_shape() -> None:

@@ -10,10 +10,10 @@ from typing import Any
 from modelworks.base.log import duration
 
 from . import plots
-from .draw import Points
 from .facts import Run, Stage
 from .numbers import number, size
 from .page import Html, figure, join, table, tag
+from .plots import Points
 
 WINDOWS = 3  # lines of the log that stand for the training loss at an evaluation
 NOISE = 0.005  # a change of validation loss below this part of it is no change
@@ -91,7 +91,7 @@ def _trained(stage: Stage) -> Html:
     rate = stage.curve("learning_rate") or stage.curve("matrix_learning_rate")
     parts: list[Html] = [tag("h3", f"{stage.name}: {stage.title}")]
     found = gap(train, validation)
-    if train or validation:
+    if (train or validation) and plots.available():
         words = "Loss in nats a predicted token" if stage.settings.get("objective") in ("causal_lm", "chat") else "Loss"
         several = found is not None and len(found.points) > 1
         drawn = plots.learning(

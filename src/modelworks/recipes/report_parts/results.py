@@ -57,7 +57,7 @@ def _cell(value: Any) -> Any:
 
 def _drawn(name: str, suite: Suite) -> list[Html]:
     """One picture where a strength was varied, else one for each measure (or one for all, with a single row)."""
-    if not suite.rows:
+    if not plots.available() or not suite.rows:
         return []
     rows = suite.rows
     rate = next((key for key in RATES if all(as_value(row.get(key)) for row in rows)), "")

@@ -58,7 +58,7 @@ def _ledger(stage: Stage) -> Html:
         "The sums do not balance: documents that came and were made are not those kept and left."
     )  # fmt: skip
     parts: list[Html] = [tag("h3", f"{stage.name}: {stage.title}")]
-    if len(bars) > 1:
+    if len(bars) > 1 and plots.available():
         parts.append(figure(plots.ledger(f"ledger-{stage.name}", bars), "Documents after each step."))
     parts.append(
         table(["step", "came", "added", "left out", "kept", "size kept", "why, and what was changed"], rows, words)
@@ -137,7 +137,7 @@ def cost(run: Run) -> Html:
          *_paid(run.stages)]
     )  # fmt: skip
     drawn = Html("")
-    if total:
+    if plots.available() and total:
         bars = [(stage.name, stage.seconds) for stage in run.stages]
         drawn = figure(plots.bars("cost", bars, "seconds"), "Wall time of each stage.")
     words = "Speed and share are medians over the run; the share is of the matrix-multiply speed measured here."
@@ -177,4 +177,6 @@ def protocol(run: Run) -> Html:
     bad = sum(stage.unreadable for stage in run.stages)
     if bad:
         parts.append(tag("p", f"{bad} lines of metrics or items could not be read and are not in this report."))
+    if not plots.available():
+        parts.append(tag("p", "The plots need matplotlib, which is not installed here: pip install 'modelworks[viz]'."))
     return join(parts)
