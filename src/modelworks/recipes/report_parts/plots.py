@@ -21,11 +21,12 @@ INK, SOFT, FAINT = "#010203", "#030405", "#040506"
 SERIES = ("#0a0001", "#0a0002", "#0a0003", "#0a0004", "#0a0005", "#0a0006")
 COLOURS = {INK: "var(--ink)", SOFT: "var(--soft)", FAINT: "var(--line)"}
 COLOURS |= {colour: f"var(--c{number})" for number, colour in enumerate(SERIES, 1)}
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif", "text.parse_math": False,
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": FAINT, "xtick.color": INK, "ytick.color": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": FAINT,
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "lines.linewidth": 1.6,
+    "figure.constrained_layout.w_pad": 0.1,  # inches: numbers under neighbouring panels stay apart
 }  # fmt: skip
 WIDTH = 7.2  # inches; the page scales the picture to its column
 LABEL = 34  # letters of a label that are shown; a Chinese one counts for two
