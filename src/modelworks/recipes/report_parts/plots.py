@@ -73,8 +73,9 @@ def _svg(text: str, name: str) -> str:
 
     text = re.sub(r"(?s)<metadata>.*?</metadata>", "", text[text.index("<svg") :])
     text = re.sub(r"<[^>]*>", freed, text)  # tags only: words stay as they are
-    head = f'<svg class="plot" role="img" aria-label="{html.escape(name)}" '
-    return re.sub(r'<svg ([^>]*?)height="[^"]*" ?([^>]*?)width="[^"]*"', lambda m: head + m[1] + m[2], text, count=1)
+    head, rest = text.split(">", 1)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    return f'{head} class="plot" role="img" aria-label="{html.escape(name)}">{rest}'
 
 
 def _cut(label: str) -> str:
