@@ -42,6 +42,17 @@ format:  ## put the code into the house style
 bench:   ## the measurements behind docs/benchmarks.md (long)
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/train/char_lm.py
+	$(BIN)/python bench/train/tuned_baseline.py
+	$(BIN)/python bench/train/throughput.py --prepare
+	for shape in small char gpt2; do $(BIN)/python bench/train/throughput.py --shape $$shape; done
+	$(BIN)/python bench/train/minutes.py
+	$(BIN)/python bench/train/short_examples.py
+	$(BIN)/python bench/train/transfer.py
+	$(BIN)/python bench/train/order.py
+	$(BIN)/python bench/train/crash.py --faults
+	$(BIN)/python bench/train/saving.py
+	$(BIN)/python bench/train/scaling.py
+	$(BIN)/python bench/train/story.py
 	$(BIN)/python bench/models/counts.py
 	$(BIN)/python bench/models/parity.py
 	$(BIN)/python bench/models/speed.py --compile

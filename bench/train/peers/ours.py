@@ -21,7 +21,7 @@ from modelworks.train.loop import train
 from modelworks.train.run import Run, start
 from modelworks.train.settings import TrainSettings
 
-SETTINGS: dict[str, Any] = {"dtype": "auto", "tune": "full"}  # 'full': what a run of hours would try
+SETTINGS: dict[str, Any] = {"dtype": "auto", "tune": "auto"}  # as shipped
 
 
 class Stamp(Hook):

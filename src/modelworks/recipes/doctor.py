@@ -17,6 +17,7 @@ EXTRAS = {
     "serve": ["fastapi", "uvicorn", "prometheus_client"],
     "viz": ["matplotlib"],
     "eval": ["scipy", "sklearn"],
+    "cluster": ["ray"],
     "export": ["gguf", "onnx", "onnxscript", "onnxruntime"],
 }
 
@@ -36,7 +37,7 @@ def examine() -> dict[str, Any]:
     except sqlite3.OperationalError:
         found["sqlite full-text search"] = "missing: this Python's sqlite3 has no FTS5; use another Python build"
     compiler = next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
-    found["C++ compiler"] = compiler or "none: nothing here needs one yet"
+    found["C++ compiler"] = compiler or "none: training takes torch's own kernels, slower for small models"
     data = os.environ.get("MODELWORKS_DATA")
     found["MODELWORKS_DATA"] = data if data and Path(data).is_dir() else "not set: only the embedded pydoc:stdlib"
     return found

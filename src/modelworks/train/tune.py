@@ -30,6 +30,7 @@ LITTLE = 1.03  # and so much any other way: below it lies noise
 PATIENCE = 6.0  # seconds that the trial steps of one way may take
 SHARE = 0.03  # of the planned time may go into trying
 COMPILING = 60.0  # seconds that compiling takes, about
+LARGE = 30_000_000  # parameters from which products decide, and float32's memory need not be asked for in a trial
 PARTS = (2, 4)
 
 
@@ -94,7 +95,8 @@ def _search(run: Run, first: Way, time_of: Callable[[Way], float], steps: int) -
     best = first
     if run.settings.dtype == "auto" and device.has_fast_bfloat16(run.device.type):
         lower = replace(first, dtype="bfloat16")
-        if time_of(first) > GAIN * time_of(lower):
+        large = sum(p.numel() for p in run.optimizer.parameters) > LARGE
+        if large or time_of(first) > GAIN * time_of(lower):
             best = lower
     if run.settings.tune == "off":
         return best
