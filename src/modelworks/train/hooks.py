@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from .run import Run
 
 
-
 class Hook:
     """Parent of the hooks: called after each step, told when the loop begins and when the run is over."""
 
