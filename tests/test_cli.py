@@ -148,10 +148,13 @@ def test_damage_and_a_full_disk(made: Path, tmp_path: Path) -> None:
     line = f"ulimit -f 20; trap '' XFSZ; exec {sys.executable} -m modelworks run {made / 'tiny.yaml'} "
     line += f"--set data={made / 'documents'} --set stages.model.budget.steps=9 --out {made / 'out'}"
     before = {p.name for p in (made / "out").iterdir() if not p.name.startswith(".")}
-    done = subprocess.run(
-        ["bash", "-c", line], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
-    assert done.returncode == 1 and "disk is full" in done.stderr.splitlines()[-1], done.stderr
+    with subprocess.Popen(
+        ["bash", "-c", line], stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    ) as full:
+        said = [next(text for text in full.stderr if "for space" in text)]
+        full.terminate()
+        said += full.stderr.readlines()
+    assert full.returncode == 1 and "make room" in said[-1], said
     assert before <= {p.name for p in (made / "out").iterdir()}
     again = tiny.command("run", made / "tiny.yaml", "--set", f"data={made / 'documents'}", "--out", made / "out")
     assert again.returncode == 0 and "model: up to date" in again.stderr

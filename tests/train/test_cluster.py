@@ -91,8 +91,10 @@ def pair(folder: Path, work: Callable[[Path], None], *, stale: bool = False) -> 
 
 
 @pytest.mark.parametrize("stale", [False, True])
-def test_the_first_says_it_for_all(tmp_path: Path, stale: bool) -> None:
+def test_the_first_says_it_for_all(tmp_path: Path, stale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Plain data from rank 0, which works as if alone with all cores; sums over both; words of older ranks count nothing."""
+
+    monkeypatch.delenv("MODELWORKS_THREADS", raising=False)
 
     def work(place: Path) -> None:
         def answer() -> dict[str, object]:
