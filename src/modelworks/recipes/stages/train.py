@@ -49,8 +49,9 @@ class Own(Settings):
     objective: str
     """What to learn: a name of `modelworks ls objectives`."""
     size: Count = Field(0, ge=0)
-    """One dial in place of a model: a fresh decoder of about so many parameters (tables aside; 300k to 30M were tried),
-    with the tokens, rows, rates and decay that suit it (`recipes/dial.py`). Whatever is set beside it wins."""
+    """One dial in place of a model: a fresh decoder of about so many parameters (tables aside), with the tokens, rows,
+    rates and decay that suit it (`recipes/dial.py`: measured at 250k, beyond by published rules). What is set beside it
+    wins."""
     model: str | dict[str, Any]
     """What to start from: a stage, a folder, a hub name, a preset, or {preset: NAME, and its settings}."""
     data: str
