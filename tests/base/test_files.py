@@ -166,3 +166,10 @@ def test_json_that_was_cut_is_damage(tmp_path: Path) -> None:
 def test_digest_does_not_depend_on_the_order_of_keys() -> None:
     assert files.digest({"a": 1, "b": [1, 2]}) == files.digest({"b": [1, 2], "a": 1})
     assert files.digest({"a": 1}) != files.digest({"a": 1.5})
+
+
+def test_json_keeps_half_a_surrogate(tmp_path: Path) -> None:
+    """Names of files that are no UTF-8 reach us so."""
+    files.write_json(tmp_path / "x.json", {"name": "caf\udce9 \ud800", "汉": "字"})
+    assert files.read_json(tmp_path / "x.json") == {"name": "caf\udce9 \ud800", "汉": "字"}
+    assert "汉" in (tmp_path / "x.json").read_text()

@@ -106,8 +106,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_bytes` for JSON, indented for people."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    """`write_bytes` for JSON, indented for people; half a surrogate (a file name that is no UTF-8) stands escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n"
+    write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def read_json(path: Path) -> Any:
